@@ -1,0 +1,104 @@
+"""What a stage leaves: a folder named by what made it, Parquet shards, and a manifest written last.
+
+A folder with a manifest is finished and stays as it is; one without is where an interrupted stage goes on. Rows are
+partitioned by the hash of their id and cut every `SHARD_ROWS`, and each shard is named by its content, so the same rows
+give the same files on every machine.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .fingerprint import digest
+from .storage import Storage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PARTITIONS = 8
+SHARD_ROWS = 8192
+
+
+class Artifact:
+    """The folder ``stages/<stage>-<fingerprint>`` of a root."""
+
+    def __init__(self, storage: Storage, stage: str, fingerprint: str) -> None:
+        self.storage = storage
+        self.stage = stage
+        self.fingerprint = fingerprint
+        self.path = f"stages/{stage}-{fingerprint}"
+
+    @property
+    def folder(self) -> Path:
+        """The same place on the local disk, for libraries that write files themselves."""
+        return self.storage.local(self.path)
+
+    def manifest(self) -> dict[str, Any] | None:
+        """What the finished stage wrote; None where it is unfinished."""
+        try:
+            manifest: dict[str, Any] = json.loads(self.storage.read(f"{self.path}/manifest.json"))
+        except FileNotFoundError:
+            return None
+        return manifest
+
+    def finish(self, manifest: Mapping[str, Any]) -> None:
+        """Write the manifest: from here on the folder stays as it is."""
+        text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
+        self.storage.replace(f"{self.path}/manifest.json", text.encode())
+
+    def rows(self, config: str) -> Iterator[dict[str, Any]]:
+        """Rows of one config, partition by partition, each in the order written."""
+        import pyarrow.parquet as pq
+
+        manifest = self.manifest()
+        assert manifest is not None, f"{self.path} is read before it is finished"
+        for shard in manifest["shards"].get(config, ()):
+            with pq.ParquetFile(self.storage.local(f"{self.path}/{shard['path']}")) as file:
+                for batch in file.iter_batches(2048):
+                    yield from batch.to_pylist()
+
+
+class ShardWriter:
+    """Writes the rows of one config; memory holds at most one unfinished shard per partition."""
+
+    def __init__(self, artifact: Artifact, config: str, schema: pa.Schema) -> None:
+        self._artifact = artifact
+        self._config = config
+        self._schema = schema
+        self._open: list[list[Mapping[str, Any]]] = [[] for _ in range(PARTITIONS)]
+        self._shards: list[list[dict[str, Any]]] = [[] for _ in range(PARTITIONS)]
+        self.rows = 0
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Add a row; its partition is decided by its ``id``."""
+        partition = int(digest(row["id"].encode())[:8], 16) % PARTITIONS
+        self._open[partition].append(row)
+        self.rows += 1
+        if len(self._open[partition]) == SHARD_ROWS:
+            self._cut(partition)
+
+    def close(self) -> list[dict[str, Any]]:
+        """Write what is open; returns path, rows and digest of every shard, in reading order."""
+        for partition, rows in enumerate(self._open):
+            if rows:
+                self._cut(partition)
+        return [shard for shards in self._shards for shard in shards]
+
+    def _cut(self, partition: int) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        rows, self._open[partition] = self._open[partition], []
+        folder = self._artifact.folder / self._config
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".", delete=False) as file:
+            pq.write_table(pa.Table.from_pylist(rows, self._schema), file.name, compression="zstd")
+        content = digest(Path(file.name).read_bytes())
+        path = f"{self._config}/part-{partition:02d}-{content[:16]}.parquet"
+        Path(file.name).chmod(0o644)
+        self._artifact.storage.put_file(Path(file.name), f"{self._artifact.path}/{path}")
+        self._shards[partition].append({"path": path, "rows": len(rows), "sha256": content})

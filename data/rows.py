@@ -1,0 +1,117 @@
+"""The rows that flow through a run. Small, frozen, with named fields; a row that went wrong is a row too.
+
+A `Prompt` is asked, an `Answer` or a `Failed` comes back, an `Example` is what a student learns or is tested on, and a
+`Rejected` is a row that somebody decided against, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant"]
+Side = Literal["train", "validation", "calibration", "test"]
+
+SIDES: tuple[Side, ...] = ("train", "validation", "calibration", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a model is asked, and what form the answer must take."""
+
+    id: str
+    messages: tuple[Message, ...]
+    choices: tuple[str, ...] = ()
+    """Closed labels: the answer is one of these strings. Empty: free text."""
+    schema: str = ""
+    """JSON Schema of the answer, as canonical JSON text. Empty: none."""
+    sample: int = 0
+    """Which draw for this prompt: 0 is the first, retries and second opinions follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token of an answer with its alternatives; log-probabilities are natural and not renormalised."""
+
+    text: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model said, as it said it; parsing comes later and may change without asking again."""
+
+    prompt_id: str
+    text: str
+    finish_reason: str = "stop"
+    input_tokens: int = 0
+    output_tokens: int = 0
+    tokens: tuple[Token, ...] = ()
+    """Per output token, where log-probabilities were asked for and given."""
+    scores: Mapping[str, float] | None = None
+    """Log-probability of every choice, exact, from a model that scores them; sums to 1 after exp."""
+    from_ledger: bool = False
+    """True where this answer was already paid for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A row that could not be asked: the class of the failure and what the other side said."""
+
+    id: str
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A row that was decided against."""
+
+    id: str
+    reason: str
+    evidence: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One input before anybody answered it: from a user's file, a seed, or a teacher that wrote it."""
+
+    id: str
+    input: str
+    root: str
+    """What it descends from (seed, document, group). A root and all that comes from it stay on one side."""
+    side: Side
+    origin: Literal["unlabeled", "generated", "gold", "seed"]
+    output: str | None = None
+    """The answer where one came with it: gold, a seed's, or the label a teacher was told to write for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """An input with its answer: what a student learns from."""
+
+    id: str
+    input: str
+    output: str
+    root: str
+    side: Side
+    origin: str
+    probs: Mapping[str, float] | None = None
+    """Teacher's probability of each label, where it gave more than one answer; sums to 1."""
+    evidence: str = "hard"
+    """Where `probs` come from: `scored`, `logprobs`, `samples`, or `hard` where there are none."""
+
+
+def message_dicts(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
+    """Messages in the form that chat templates and endpoints read."""
+    return [{"role": message.role, "content": message.content} for message in messages]

@@ -1,0 +1,53 @@
+"""Sides: which roots a student learns from and which it is judged on, decided before anything is generated.
+
+A root (seed, document, unlabelled row, group) goes to a side by the hash of its id alone, so adding rows never moves an
+old one, and whatever descends from a root stays with it.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from .config import Recipe
+from .fingerprint import fraction
+from .rows import Side
+
+
+class Split(Recipe):
+    """Shares of the roots on each side; the rest trains."""
+
+    test: float | None = Field(None, ge=0, lt=1)
+    """Held out for the verdict; by default 0.2, or 0 where a gold test is given."""
+
+    validation: float = Field(0.05, ge=0, lt=1)
+    """Chooses among seeds and stops training early."""
+
+    calibration: float = Field(0.1, ge=0, lt=1)
+    """Kept for thresholds and calibration."""
+
+    @model_validator(mode="after")
+    def _something_is_left_to_train_on(self) -> Split:
+        taken = (self.test or 0) + self.validation + self.calibration
+        if taken >= 1:
+            raise ValueError(
+                f"test + validation + calibration = {taken:g} leaves nothing to train on; "
+                "lower them until their sum is under 1"
+            )
+        return self
+
+
+def side_of(root: str, split: Split, *, gold: bool) -> Side:
+    """The side of a root, the same in every run.
+
+    Args:
+        gold: a gold test exists, so that no root has to be held out for it.
+    """
+    test = split.test if split.test is not None else (0.0 if gold else 0.2)
+    place = fraction("side", root)
+    if place < test:
+        return "test"
+    if place < test + split.validation:
+        return "validation"
+    if place < test + split.validation + split.calibration:
+        return "calibration"
+    return "train"

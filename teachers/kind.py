@@ -1,0 +1,49 @@
+"""What every kind of teacher has in its recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from ..data.config import Recipe
+from ..data.rows import Answer
+from ..data.teacher import Teacher
+
+
+class Price(Recipe):
+    """What tokens cost."""
+
+    input: float = Field(ge=0)
+    """Dollars per million tokens read."""
+
+    output: float = Field(ge=0)
+    """Dollars per million tokens written."""
+
+    def usd(self, answer: Answer) -> float:
+        """Dollars that one answer cost."""
+        return (self.input * answer.input_tokens + self.output * answer.output_tokens) / 1e6
+
+
+class TeacherRecipe(Recipe):
+    """Base of the teacher kinds; a kind adds its own fields and builds its own object."""
+
+    model: str = Field(min_length=1)
+    """What answers: an endpoint's model name, a hub id, a folder or a file."""
+
+    revision: str = "main"
+    """Which version of it; part of the ledger key."""
+
+    concurrency: int = Field(32, gt=0)
+    """Prompts in flight; speed only, never the answers."""
+
+    price: Price | None = None
+
+    def build(self, name: str, folder: Path) -> Teacher:
+        """The teacher itself.
+
+        Args:
+            name: the key under `teachers:`, for messages.
+            folder: what relative paths are relative to.
+        """
+        raise NotImplementedError
