@@ -1,0 +1,1 @@
+"""Models that learn: built from scratch, trained by TRL through one seam, and answering as a teacher does."""

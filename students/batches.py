@@ -1,0 +1,206 @@
+"""From rows to tensors: tokens once, noise anew in every epoch, each draw decided by seed, epoch and row.
+
+Shapes: B rows, T positions (prompt and answer, padded on the left), C answer positions kept, L labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+
+from ..data.rows import Example
+from .tokenizer import ASSISTANT, END, label_tokens, merge_parents
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerFast
+
+IGNORED = -100
+
+
+def render(tokenizer: PreTrainedTokenizerFast, text: str) -> str:
+    """The prompt as the model will meet it in use: the input as the user's turn, then the answer's place."""
+    rendered: str = tokenizer.apply_chat_template(
+        [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
+    )
+    return rendered
+
+
+def encode(
+    rows: Callable[[], Iterator[Example]],
+    tokenizer: PreTrainedTokenizerFast,
+    labels: Sequence[str],
+    *,
+    soft: bool,
+    max_length: int,
+    cache: Path,
+) -> Dataset:
+    """Rows as tokens, in a file that is mapped into memory: prompt, answer, and probabilities [L] or empty.
+
+    A prompt that is too long loses its end, not its turn marks; an answer that does not fit leaves the row out.
+    """
+    import pyarrow as pa
+    from datasets import Dataset
+
+    tokens = dict(zip(labels, label_tokens(tokenizer, labels), strict=True))
+    end = tokenizer.convert_tokens_to_ids(END)
+    answer_mark = tokenizer.convert_tokens_to_ids(ASSISTANT)
+
+    def encoded() -> Iterator[dict[str, Any]]:
+        for row in rows():
+            prompt = tokenizer(render(tokenizer, row.input), add_special_tokens=False)["input_ids"]
+            if labels:
+                answer = [tokens[row.output], end]
+            else:
+                answer = [*tokenizer(row.output, add_special_tokens=False)["input_ids"], end]
+            room = max_length - len(answer)
+            if room < 4:
+                continue
+            if len(prompt) > room:
+                prompt = [*prompt[: room - 1], answer_mark]
+            probs = [row.probs[label] for label in labels] if soft and row.probs and labels else []
+            yield {"prompt": prompt, "answer": answer, "probs": probs}
+
+    schema = pa.schema(
+        [("prompt", pa.list_(pa.int32())), ("answer", pa.list_(pa.int32())), ("probs", pa.list_(pa.float32()))]
+    )
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    with pa.OSFile(str(cache), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
+        source = encoded()
+        while some := list(islice(source, 1024)):
+            stream.write_batch(pa.RecordBatch.from_pylist(some, schema))
+    return Dataset.from_file(str(cache))
+
+
+@dataclass
+class Clock:
+    """The epoch, shared by the sampler, which is told, and the noise, which needs it."""
+
+    epoch: int = 0
+
+
+class LengthOrder(Sampler[int]):
+    """A new order each epoch in which neighbours have similar lengths, decided by seed and epoch alone.
+
+    Little is spent on padding, and a resumed run meets the same batches.
+
+    Args:
+        rows: encoded rows; of their lengths the answer's counts first, because its positions cost a vocabulary each.
+    """
+
+    def __init__(self, rows: Dataset, batch: int, seed: int, clock: Clock) -> None:
+        self._answers = np.fromiter(map(len, rows["answer"]), dtype=np.int32, count=len(rows))
+        self._prompts = np.fromiter(map(len, rows["prompt"]), dtype=np.int32, count=len(rows))
+        self._batch = batch
+        self._seed = seed
+        self._clock = clock
+
+    def set_epoch(self, epoch: int) -> None:
+        self._clock.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._prompts)
+
+    def __iter__(self) -> Iterator[int]:
+        draw = np.random.default_rng([self._seed, self._clock.epoch])
+        order = draw.permutation(len(self))
+        batches: list[np.ndarray[Any, Any]] = []
+        for start in range(0, len(order), self._batch * 20):
+            chunk = order[start : start + self._batch * 20]
+            chunk = chunk[np.lexsort((self._prompts[chunk], self._answers[chunk]))]
+            batches += [chunk[at : at + self._batch] for at in range(0, len(chunk), self._batch)]
+        short = [batch for batch in batches if len(batch) < self._batch]  # last, or the others would be cut anew
+        full = [batch for batch in batches if len(batch) == self._batch]
+        for number in draw.permutation(len(full)):
+            yield from full[number].tolist()
+        for batch in short:
+            yield from batch.tolist()
+
+
+class Noise:
+    """What a student reads in training is never quite the same twice: words missing, tokens cut in two.
+
+    Cutting a token into what it was merged from is BPE-dropout (Provilkov et al. 2020, arXiv:1910.13267) on the result
+    instead of on the way to it, which can be seeded.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, share: float) -> None:
+        self._parents = merge_parents(tokenizer)
+        self._share = share
+        pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+        self._begins = [piece.startswith("Ġ") for piece in pieces]
+
+    def __call__(self, prompt: Sequence[int], draw: np.random.Generator) -> list[int]:
+        """A noisy copy; the marks of the turn at both ends stay."""
+        words = self._words(prompt[1:-1])
+        kept = [word for word, chance in zip(words, draw.random(len(words)), strict=True) if chance >= self._share]
+        tokens = [token for word in kept or words for token in word]
+        cut: list[int] = []
+        for token, chance in zip(tokens, draw.random(len(tokens)), strict=True):
+            self._cut(token, chance, draw, cut)
+        return [prompt[0], *cut, prompt[-1]]
+
+    def _words(self, tokens: Sequence[int]) -> list[list[int]]:
+        words: list[list[int]] = []
+        for token in tokens:
+            if self._begins[token] or not words:
+                words.append([])
+            words[-1].append(token)
+        return words
+
+    def _cut(self, token: int, chance: float, draw: np.random.Generator, out: list[int]) -> None:
+        parents = self._parents[token]
+        if parents is None or chance >= self._share:
+            out.append(token)
+            return
+        for part in parents:
+            self._cut(part, draw.random(), draw, out)
+
+
+class Collator:
+    """Batches of encoded rows.
+
+    Returns:
+        input_ids, attention_mask, position_ids [B, T]; targets [B, C], `IGNORED` where there is none; probs [B, L] or
+        absent.
+    """
+
+    def __init__(self, pad: int, seed: int, clock: Clock, noise: Noise | None) -> None:
+        self._pad = pad
+        self._seed = seed
+        self._clock = clock
+        self._noise = noise
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        prompts = [list(row["prompt"]) for row in rows]
+        if self._noise is not None:
+            first = hash(tuple(prompts[0])) & 0x7FFFFFFF
+            draw = np.random.default_rng([self._seed, self._clock.epoch, first, len(rows)])
+            prompts = [self._noise(prompt, draw) for prompt in prompts]
+        answers = [list(row["answer"]) for row in rows]
+        # The last answer token is predicted, never read.
+        lines = [prompt + answer[:-1] for prompt, answer in zip(prompts, answers, strict=True)]
+        longest, kept = max(map(len, lines)), max(map(len, answers))
+        input_ids = torch.full((len(rows), longest), self._pad)
+        mask = torch.zeros((len(rows), longest), dtype=torch.long)
+        targets = torch.full((len(rows), kept), IGNORED)
+        for number, (line, answer) in enumerate(zip(lines, answers, strict=True)):
+            input_ids[number, longest - len(line) :] = torch.tensor(line)
+            mask[number, longest - len(line) :] = 1
+            targets[number, kept - len(answer) :] = torch.tensor(answer)
+        batch = {
+            "input_ids": input_ids,
+            "attention_mask": mask,
+            "position_ids": (mask.cumsum(1) - 1).clamp(min=0),
+            "targets": targets,
+        }
+        if all(row["probs"] for row in rows):
+            batch["probs"] = torch.tensor([row["probs"] for row in rows])
+        return batch

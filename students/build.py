@@ -1,0 +1,112 @@
+"""A student from scratch: which shape a parameter count buys, and the model with its first weights.
+
+Qwen3 architecture with tied embeddings and heads of 32 or 64, because transformers, vLLM and GGUF all run it as it is.
+Few layers: on closed labels with some thousand rows, width was worth more than depth at equal cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..data.errors import BadInput
+from .config import Dense, count
+from .tokenizer import END, PAD, label_tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
+
+POSITIONS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Width, depth and heads of a decoder."""
+
+    hidden: int
+    layers: int
+    head: int
+
+    @property
+    def intermediate(self) -> int:
+        return 2 * self.hidden
+
+    @property
+    def heads(self) -> int:
+        return self.hidden // self.head
+
+    def parameters(self, vocabulary: int) -> int:
+        """All weights, the tied embedding once."""
+        attention = 4 * self.hidden * self.heads * self.head + 2 * self.head
+        feed_forward = 3 * self.hidden * self.intermediate
+        return vocabulary * self.hidden + self.layers * (attention + feed_forward + 2 * self.hidden) + self.hidden
+
+
+def vocabulary_for(dense: Dense) -> int:
+    """Tokens worth having at a size, where the recipe does not say."""
+    if dense.vocabulary is not None:
+        return dense.vocabulary
+    size = count(dense.parameters)
+    steps = ((700_000, 1024), (1_200_000, 2048), (4_000_000, 3072), (20_000_000, 8192))
+    return next((tokens for most, tokens in steps if size <= most), 16384)
+
+
+def shape_for(parameters: int, vocabulary: int) -> Shape:
+    """The widest shape of the depth that suits the size, within the count.
+
+    Raises:
+        BadInput: the vocabulary alone takes it up.
+    """
+    steps = ((3_000_000, 2), (8_000_000, 4), (30_000_000, 6), (60_000_000, 8))
+    deepest = next((layers for most, layers in steps if parameters <= most), 12)
+    for layers in range(deepest, 0, -1):
+        fitting = [
+            shape
+            for hidden in range(64, 2048, 32)
+            if (shape := Shape(hidden, layers, 64 if hidden % 64 == 0 else 32)).parameters(vocabulary) <= parameters
+        ]
+        if fitting:
+            return fitting[-1]
+    raise BadInput(
+        f"init.parameters = {parameters:,} cannot hold a vocabulary of {vocabulary:,} tokens; "
+        "raise init.parameters, or lower init.vocabulary"
+    )
+
+
+def build_dense(dense: Dense, tokenizer: PreTrainedTokenizerFast, labels: Sequence[str], seed: int) -> Qwen3ForCausalLM:
+    """The model with random weights; a label's embedding starts as the mean of the words of its name.
+
+    The label tokens stand in the configuration as `label_token_ids`, so that whoever loads the folder can ask for one
+    forward pass and a softmax over them.
+    """
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    shape = shape_for(count(dense.parameters), len(tokenizer))
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        head_dim=shape.head,
+        max_position_embeddings=POSITIONS,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
+        eos_token_id=tokenizer.convert_tokens_to_ids(END),
+        bos_token_id=None,
+        dtype=torch.float32,
+    )
+    tokens = label_tokens(tokenizer, labels)
+    if labels:
+        config.label_token_ids = dict(zip(labels, tokens, strict=True))
+    torch.manual_seed(seed)
+    model = Qwen3ForCausalLM(config)
+    embedding = model.get_input_embeddings().weight
+    with torch.no_grad():
+        for label, token in zip(labels, tokens, strict=True):
+            words = tokenizer(label.replace("_", " "), add_special_tokens=False)["input_ids"]
+            embedding[token] = embedding[words].mean(0) * len(words) ** 0.5
+    return model

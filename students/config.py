@@ -1,0 +1,82 @@
+"""What a recipe may say about a student."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from ..data.config import Recipe
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMB])")
+
+
+def count(size: str) -> int:
+    """Parameters in a size such as `1.5M`.
+
+    Raises:
+        ValueError: it is not such a size.
+    """
+    match = _SIZE.fullmatch(size)
+    if match is None:
+        raise ValueError(f"'{size}' is not a size; expected a number and K, M or B, such as 1M")
+    return round(float(match[1]) * {"K": 1e3, "M": 1e6, "B": 1e9}[match[2]])
+
+
+def _from_scratch(size: str) -> str:
+    if not 300_000 <= count(size) <= 100_000_000:
+        raise ValueError(f"'{size}' cannot be trained from scratch here; expected 0.3M to 100M")
+    return size
+
+
+class Dense(Recipe):
+    """A decoder from scratch: Qwen3 architecture, tied embeddings, byte-level BPE trained on the run's rows."""
+
+    kind: Literal["dense"] = "dense"
+
+    parameters: Annotated[str, AfterValidator(_from_scratch)] = "1M"
+    """Parameters in all, tied embeddings counted once; the nearest shape not above it is built."""
+
+    vocabulary: int | None = Field(None, ge=512, le=65536)
+    """Tokens in the vocabulary; by default what suits the size."""
+
+
+class Train(Recipe):
+    """How a student learns."""
+
+    method: list[Literal["sft"]] = Field(["sft"], min_length=1, max_length=1)
+    """Supervised fine-tuning on the teacher's answers."""
+
+    labels: Literal["auto", "soft", "hard"] = "auto"
+    """Closed labels: the teacher's probabilities where it gave them (auto), always, or its first answer only."""
+
+    epochs: int = Field(24, gt=0)
+    """Passes over the training rows."""
+
+    batch: int = Field(64, gt=0)
+    """Rows per optimiser step."""
+
+    learning_rate: float = Field(2e-3, gt=0)
+    """Peak of the schedule."""
+
+    weight_decay: float = Field(0.05, ge=0)
+
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of activations dropped in training at what each block adds; twice that at the embeddings."""
+
+    noise: float = Field(0.1, ge=0, lt=1)
+    """Closed labels: share of the words left out, and of the tokens cut in two, anew in each epoch."""
+
+    max_length: int = Field(256, gt=8)
+    """Tokens of prompt and answer together; a longer input is cut at its end, a longer answer leaves the row out."""
+
+    seeds: list[int] = Field([0], min_length=1)
+    """One student is trained for each; the one that does best on the validation side is kept."""
+
+
+class StudentRecipe(Recipe):
+    """One student: where it comes from and how it learns."""
+
+    init: Dense = Dense()
+    train: Train = Train()

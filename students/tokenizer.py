@@ -1,0 +1,98 @@
+"""A byte-level BPE of the run's own words, in the form that transformers and vLLM load.
+
+With closed labels every label is one entry of the vocabulary that decodes to the label's own string. No merge leads to
+it, so a message that contains the label's word is still read as words. Marking labels as special tokens was rejected:
+they would be cut out of messages too, and some servers drop them from answers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+PAD, END, SYSTEM, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}"
+    "{% if message['role'] == 'assistant' %}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def train_tokenizer(
+    texts: Iterable[str], vocabulary: int, labels: Sequence[str] = (), *, fold_case: bool
+) -> PreTrainedTokenizerFast:
+    """Learn merges from the texts.
+
+    Args:
+        vocabulary: entries at most, the labels not counted.
+        labels: closed labels, each of which gets an entry of its own.
+        fold_case: read upper and lower case alike; right for a student that only reads.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    steps = [normalizers.NFKC()] + ([normalizers.Lowercase()] if fold_case else [])
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        min_frequency=2,
+        special_tokens=[PAD, END, SYSTEM, USER, ASSISTANT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    learned = json.loads(tokenizer.to_str())
+    for label in labels:
+        learned["model"]["vocab"].setdefault(as_bytes(label), len(learned["model"]["vocab"]))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(learned)),
+        pad_token=PAD,
+        eos_token=END,
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+    )
+
+
+def as_bytes(text: str) -> str:
+    """How byte-level BPE writes a string in its vocabulary: one printable character for each byte of UTF-8."""
+    return "".join(_ALPHABET[byte] for byte in text.encode())
+
+
+def label_tokens(tokenizer: PreTrainedTokenizerFast, labels: Sequence[str]) -> list[int]:
+    """Token of every label."""
+    return [int(token) for token in tokenizer.convert_tokens_to_ids([as_bytes(label) for label in labels])]
+
+
+def merge_parents(tokenizer: PreTrainedTokenizerFast) -> list[tuple[int, int] | None]:
+    """For each token the two it was merged from; None for bytes, special tokens and labels."""
+    learned: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    vocabulary = learned["vocab"]
+    parents: list[tuple[int, int] | None] = [None] * len(vocabulary)
+    for left, right in learned["merges"]:
+        parents[vocabulary[left + right]] = (vocabulary[left], vocabulary[right])
+    return parents
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write tokenizer.json and its configuration, the chat template inside."""
+    tokenizer.save_pretrained(folder)
+
+
+def _byte_alphabet() -> dict[int, str]:
+    """GPT-2's printable stand-ins for bytes (Radford et al. 2019, `bytes_to_unicode`)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
+
+
+_ALPHABET = _byte_alphabet()

@@ -1,0 +1,298 @@
+"""Training a student: TRL's trainer through one thin seam.
+
+TRL brings the loop, schedules, checkpoints and devices. Ours are the batches, the loss over answers (with the teacher's
+probabilities where the answer is one of closed labels), the optimizer and the dropout. Its fused loss, which cuts
+memory at large vocabularies, doubles CPU time at small ones (measured), so the logits of the answer positions are taken
+directly.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import PreTrainedTokenizerFast, PrinterCallback, Qwen3ForCausalLM, TrainerCallback, set_seed
+from transformers.utils import logging as hf_logging
+from trl import SFTConfig, SFTTrainer
+
+from ..data.errors import NotEnoughData
+from ..data.rows import Example
+from .batches import IGNORED, Clock, Collator, LengthOrder, Noise, encode
+from .build import build_dense, vocabulary_for
+from .config import StudentRecipe, Train
+from .shortcut import last_logits
+from .tokenizer import label_tokens, save_tokenizer, train_tokenizer
+
+CHECKPOINTS = 8
+"""Checkpoints over a training: what a kill can cost is an eighth of it."""
+
+FINISHED = "trained.json"
+"""Written into a student's folder last."""
+
+Show = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """The rows of both sides, read anew at each call, and the closed labels if there are any."""
+
+    train: Callable[[], Iterator[Example]]
+    validation: Callable[[], Iterator[Example]]
+    labels: tuple[str, ...] = ()
+
+
+def train_student(student: StudentRecipe, rows: TrainingRows, folder: Path, seed: int, show: Show) -> dict[str, Any]:
+    """Train one student into ``folder``; goes on from its last checkpoint, and is a no-op on a finished one.
+
+    Returns:
+        validation_agreement (0 to 100), validation_loss (nats), parameters, bytes, vocabulary, steps, seconds.
+
+    Raises:
+        NotEnoughData: no row is short enough to train on.
+    """
+    import json
+
+    if (folder / FINISHED).exists():
+        known: dict[str, Any] = json.loads((folder / FINISHED).read_text())
+        return known
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    started = time.monotonic()
+    work = folder / "work"
+    tokenizer = _tokenizer(student, rows)
+    set_seed(seed)
+    model = build_dense(student.init, tokenizer, rows.labels, seed)
+    soft = bool(rows.labels) and student.train.labels != "hard"
+    train_rows = encode(
+        rows.train, tokenizer, rows.labels, soft=soft, max_length=student.train.max_length, cache=work / "train.arrow"
+    )
+    if len(train_rows) == 0:
+        raise NotEnoughData(
+            f"train: no row fits into max_length = {student.train.max_length} tokens; raise train.max_length"
+        )
+    clock = Clock()
+    pad = tokenizer.pad_token_id
+    noise = Noise(tokenizer, student.train.noise) if rows.labels and student.train.noise else None
+    trainer = _StudentTrainer(
+        order=LengthOrder(train_rows, student.train.batch, seed, clock),
+        labels=label_tokens(tokenizer, rows.labels),
+        recipe=student.train,
+        model=model,
+        args=_arguments(student.train, work, seed, len(train_rows)),
+        train_dataset=train_rows,
+        data_collator=Collator(pad, seed, clock, noise),
+        processing_class=tokenizer,
+        callbacks=[_Show(show)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    model.set_attn_implementation("eager")  # at some dozen tokens a row, faster than the fused kernel (measured)
+    with _dropout(model, student.train.dropout):
+        trainer.train(resume_from_checkpoint=_last_checkpoint(work))
+    model.set_attn_implementation("sdpa")
+    agreement, loss = validate(model, tokenizer, rows, student.train, work)
+    model.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
+    result = {
+        "validation_agreement": agreement,
+        "validation_loss": loss,
+        "parameters": model.num_parameters(),
+        "bytes": (folder / "model.safetensors").stat().st_size,
+        "vocabulary": len(tokenizer),
+        "rows": len(train_rows),
+        "steps": trainer.state.global_step,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    (folder / FINISHED).write_text(json.dumps(result))
+    return result
+
+
+def validate(
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    rows: TrainingRows,
+    recipe: Train,
+    work: Path,
+) -> tuple[float, float]:
+    """Share of answer tokens (closed labels: of answers) predicted as given, 0 to 100, and the mean loss in nats.
+
+    Zero and infinity where the validation side is empty.
+    """
+    held_out = encode(
+        rows.validation,
+        tokenizer,
+        rows.labels,
+        soft=False,
+        max_length=recipe.max_length,
+        cache=work / "validation.arrow",
+    )
+    if len(held_out) == 0:
+        return 0.0, math.inf
+    labels = torch.tensor(label_tokens(tokenizer, rows.labels))
+    collate = Collator(tokenizer.pad_token_id, 0, Clock(), None)
+    hits, loss, tokens = 0, 0.0, 0
+    model.eval()
+    with torch.inference_mode():
+        for start in range(0, len(held_out), recipe.batch):
+            batch = collate(list(held_out.select(range(start, min(start + recipe.batch, len(held_out))))))
+            batch = {name: value.to(model.device) for name, value in batch.items()}
+            targets = batch.pop("targets")
+            logits = model(**batch, logits_to_keep=targets.shape[1], use_cache=False).logits.float()
+            if rows.labels:  # the label alone, among the labels
+                logits, targets = logits[:, :1, labels], (targets[:, :1, None] == labels).int().argmax(-1)
+            counted = targets != IGNORED
+            loss += functional.cross_entropy(logits[counted], targets[counted], reduction="sum").item()
+            hits += int((logits.argmax(-1) == targets)[counted].sum())
+            tokens += int(counted.sum())
+    return 100 * hits / tokens, loss / tokens
+
+
+class _StudentTrainer(SFTTrainer):  # type: ignore[misc]
+    """The seam: our order of rows, our loss, our optimizer."""
+
+    def __init__(self, *, order: LengthOrder, labels: list[int], recipe: Train, **given: Any) -> None:
+        self._order = order
+        self._labels = torch.tensor(labels)
+        self._recipe = recipe
+        super().__init__(**given)
+        self.model_accepts_loss_kwargs = False  # our loss is a mean already
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthOrder:
+        return self._order
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        from .optimizer import MuonAdamW
+
+        self.optimizer = MuonAdamW(self.model, self._recipe.learning_rate, self._recipe.weight_decay)
+        return self.optimizer
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """The report is the model's card; a checkpoint needs none."""
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any
+    ) -> torch.Tensor:
+        targets, probs = inputs.pop("targets"), inputs.pop("probs", None)
+        keep = targets.shape[1]
+        with torch.autocast(targets.device.type, torch.bfloat16, enabled=self.args.bf16):
+            if len(self._labels):
+                logits = last_logits(model, keep=keep, **inputs)
+            else:
+                logits = model(**inputs, logits_to_keep=keep, use_cache=False).logits
+        return answer_loss(logits, targets, probs, self._labels.to(logits.device))
+
+
+def answer_loss(
+    logits_BCV: torch.Tensor, targets_BC: torch.Tensor, probs_BL: torch.Tensor | None, labels_L: torch.Tensor
+) -> torch.Tensor:
+    """Cross-entropy of the answer, over the whole vocabulary; the first token against the teacher's probabilities.
+
+    Shapes: B rows, C answer positions, V vocabulary, L labels.
+
+    Args:
+        targets_BC: token to be said at each position, `IGNORED` for none.
+        probs_BL: probability of each label, summing to 1; None where the answer is the target alone.
+        labels_L: token of each label.
+
+    Returns:
+        Scalar in nats, the mean over answer tokens.
+    Source: Hinton et al. 2015, arXiv:1503.02531 (soft targets, temperature 1).
+    """
+    logits = logits_BCV.float()
+    if probs_BL is None:
+        return functional.cross_entropy(logits.flatten(0, 1), targets_BC.flatten(), ignore_index=IGNORED)
+    logps = functional.log_softmax(logits[:, 0], dim=-1)[:, labels_L]
+    first = -(probs_BL * logps).sum(-1).mean()
+    rest = functional.cross_entropy(logits[:, 1:].flatten(0, 1), targets_BC[:, 1:].flatten(), ignore_index=IGNORED)
+    return (first + rest) / 2
+
+
+@contextmanager
+def _dropout(model: Qwen3ForCausalLM, share: float) -> Iterator[None]:
+    """Dropout on what each block adds, and twice that on embeddings, which Qwen3 has no setting for; gone afterwards."""
+
+    def drop(module: nn.Module, _: Any, output: torch.Tensor) -> torch.Tensor:
+        return functional.dropout(output, share, module.training)
+
+    def drop_more(module: nn.Module, _: Any, output: torch.Tensor) -> torch.Tensor:
+        return functional.dropout(output, min(2 * share, 0.9), module.training)
+
+    hooks = [model.get_input_embeddings().register_forward_hook(drop_more)]
+    for layer in model.model.layers:
+        hooks += [place.register_forward_hook(drop) for place in (layer.self_attn.o_proj, layer.mlp.down_proj)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class _Show(TrainerCallback):  # type: ignore[misc]
+    """Hands progress on, and marks a checkpoint as whole once everything of it is written."""
+
+    def __init__(self, show: Show) -> None:
+        self._show = show
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._show(state.global_step, state.max_steps, "")
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "whole").touch()
+
+
+def _last_checkpoint(work: Path) -> str | None:
+    """The newest checkpoint that was written to its end."""
+    whole = [mark.parent for mark in work.glob("checkpoint-*/whole")]
+    newest = max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
+    return str(newest) if newest else None
+
+
+def _tokenizer(student: StudentRecipe, rows: TrainingRows) -> PreTrainedTokenizerFast:
+    def texts() -> Iterator[str]:
+        for row in rows.train():
+            yield row.input
+            if not rows.labels:
+                yield row.output
+
+    return train_tokenizer(texts(), vocabulary_for(student.init), rows.labels, fold_case=bool(rows.labels))
+
+
+def _arguments(train: Train, work: Path, seed: int, rows: int) -> SFTConfig:
+    steps = train.epochs * math.ceil(rows / train.batch)
+    return SFTConfig(
+        output_dir=str(work),
+        num_train_epochs=train.epochs,
+        per_device_train_batch_size=train.batch,
+        learning_rate=train.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=max(1, steps // 20),
+        max_grad_norm=1.0,
+        seed=seed,
+        bf16=_has_bf16(),
+        use_cpu=not torch.cuda.is_available(),
+        gradient_checkpointing=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        max_length=None,
+        save_strategy="steps",
+        save_steps=max(1, steps // CHECKPOINTS),
+        save_total_limit=2,
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+
+
+def _has_bf16() -> bool:
+    """Whether this machine multiplies bfloat16 in hardware; elsewhere it is slower than float32."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
