@@ -1,0 +1,1 @@
+"""Where runs happen: the command line, and the recipes that ship."""

@@ -1,0 +1,139 @@
+"""Makes the embedded teacher: composes its corpus, trains it, measures it, and writes its folder and card.
+
+    python -m understudy.jobs.embedded.make --out build/embedded --threads 2
+
+One model learns two skills through one chat template, as any student learns a text task: to write a message for a label
+like an example that it is shown, and to name the label of a message. About an hour on 2 cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from ...data.fingerprint import row_id
+from ...data.rows import Example
+from ...pipeline.prompts import Template
+from .grammar import Composed, Grammar
+
+JOB = Path(__file__).parent.parent / "support-triage"
+
+
+def prompt_text(template: Template, values: dict[str, object]) -> str:
+    """The user's turn that the demo's own template makes of the values."""
+    return template.render(values)[-1].content
+
+
+def lessons(grammar: Grammar, per_label: int, seed: int, *, held_out: bool = False) -> Iterator[Example]:
+    """Both skills, in an order that mixes the labels: naming the label of every message, and writing a third of them.
+
+    An answer of two dozen tokens weighs more in the loss than one of a few, hence the third.
+    """
+    write = Template((JOB / "prompts/generate.j2").read_text(encoding="utf-8"), "generate.j2")
+    name = Template((JOB / "prompts/label.j2").read_text(encoding="utf-8"), "label.j2")
+    draw = random.Random(f"lessons/{seed}/{held_out}")
+    streams = {label: grammar.messages(label, seed, held_out=held_out) for label in grammar.labels}
+    recent: dict[tuple[str, tuple[bool, bool]], list[str]] = {}
+    side = "validation" if held_out else "train"
+    for number in range(per_label):
+        for label, stream in streams.items():
+            message = next(stream)
+            read = message.text if held_out else _thinned(message.text, draw)
+            yield _lesson(prompt_text(name, {"input": read}), label, side)
+            example = _example_like(message, recent, draw)
+            if number % 3 == 0:
+                asked = prompt_text(write, {"label": label, "examples": [example] if example else []})
+                yield _lesson(asked, message.text, side)
+
+
+def _thinned(text: str, draw: random.Random) -> str:
+    """Half of the messages that are read miss words, so that no single word carries a label."""
+    if draw.random() < 0.5:
+        return text
+    words = text.split(" ")
+    return " ".join(word for word in words if draw.random() > 0.12) or text
+
+
+def _example_like(
+    message: Composed, recent: dict[tuple[str, tuple[bool, bool]], list[str]], draw: random.Random
+) -> str | None:
+    """An earlier message of the same label and style; the last few hundred are remembered."""
+    shelf = recent.setdefault((message.label, message.style), [])
+    example = draw.choice(shelf) if shelf else None
+    if len(shelf) < 400:
+        shelf.append(message.text)
+    else:
+        shelf[draw.randrange(400)] = message.text
+    return example
+
+
+def _lesson(asked: str, answer: str, side: str) -> Example:
+    name = row_id("lesson", asked, answer)
+    return Example(name, asked, answer, name, side, "grammar")  # type: ignore[arg-type]
+
+
+def grammar_test(grammar: Grammar, rows: int) -> list[dict[str, str]]:
+    """Messages whose whole core production no training message has, spread over the labels."""
+    each = -(-rows // len(grammar.labels))
+    seen: set[str] = set()
+    found = []
+    for label in grammar.labels:
+        fresh = (message.text for message in grammar.messages(label, 1, held_out=True) if message.text not in seen)
+        for text in islice(fresh, each):
+            seen.add(text)
+            found.append({"input": text, "output": label})
+    random.Random(0).shuffle(found)
+    return found[:rows]
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--out", type=Path, required=True, help="folder for the model")
+    arguments.add_argument("--per-label", type=int, default=16_000, help="messages composed for each label")
+    arguments.add_argument("--parameters", default="3.5M")
+    arguments.add_argument("--epochs", type=int, default=1)
+    arguments.add_argument("--batch", type=int, default=64)
+    arguments.add_argument("--learning-rate", type=float, default=1.5e-3)
+    arguments.add_argument("--threads", type=int, default=2)
+    arguments.add_argument("--write-test", type=Path, help="write the grammar test here and stop")
+    chosen = arguments.parse_args()
+    grammar = Grammar()
+    if chosen.write_test:
+        lines = (json.dumps(row, ensure_ascii=False) for row in grammar_test(grammar, 2100))
+        chosen.write_test.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return
+    import torch
+
+    from ...students.config import Dense, StudentRecipe, Train
+    from ...students.trainer import TrainingRows, train_student
+
+    torch.set_num_threads(chosen.threads)
+    student = StudentRecipe(
+        init=Dense(parameters=chosen.parameters, vocabulary=3072),
+        train=Train(
+            epochs=chosen.epochs, batch=chosen.batch, learning_rate=chosen.learning_rate, dropout=0.0, max_length=192
+        ),
+    )
+    rows = TrainingRows(
+        train=lambda: lessons(grammar, chosen.per_label, 0),
+        validation=lambda: lessons(grammar, 40, 1, held_out=True),
+    )
+    started = time.monotonic()
+    last = [started]
+
+    def show(step: int, steps: int, detail: str) -> None:
+        if time.monotonic() - last[0] > 30:
+            last[0] = time.monotonic()
+            print(f"{step}/{steps} {time.monotonic() - started:.0f} s {detail}", file=sys.stderr, flush=True)
+
+    print(json.dumps(train_student(student, rows, chosen.out, 0, show)))
+
+
+if __name__ == "__main__":
+    main()
