@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from understudy.pipeline.baselines import Linear, majority
+
+SHARED = Path(__file__).parents[2] / "shared" / "datasets" / "banking77"
+
+PHRASES = {
+    "billing": ["refund my {}", "the invoice for {} is wrong", "why was I charged for {}", "pay for {} by card"],
+    "delivery": ["where is my {}", "the {} never arrived", "parcel with {} is late", "courier lost the {}"],
+    "technical": ["the {} will not start", "{} crashes on launch", "error screen on my {}", "reset the {} password"],
+}
+THINGS = ["kettle", "phone", "lamp", "desk", "router", "jacket", "camera", "printer"]
+
+
+def tickets(things: list[str]) -> tuple[list[str], list[str]]:
+    rows = [(phrase.format(thing), label) for label in PHRASES for phrase in PHRASES[label] for thing in things]
+    return [text for text, _ in rows], [label for _, label in rows]
+
+
+def test_the_commonest_label_is_the_majority_and_ties_go_by_alphabet():
+    assert majority(["b", "a", "b", "c"]) == "b"
+    assert majority(["b", "a"]) == "a"
+    assert majority([]) == ""
+
+
+def test_a_linear_model_learns_what_n_grams_tell():
+    model = Linear.fit(*tickets(THINGS[:6]))
+    texts, labels = tickets(THINGS[6:])
+
+    assert model.labels == ["billing", "delivery", "technical"]
+    assert model.predict(texts) == labels
+
+
+def test_probabilities_sum_to_one_and_agree_with_the_prediction():
+    model = Linear.fit(*tickets(THINGS))
+    texts = ["refund", "", "something else entirely", "the phone crashes"]
+
+    probabilities = model.probabilities(texts)
+
+    assert probabilities.shape == (4, 3)
+    assert np.allclose(probabilities.sum(axis=1), 1)
+    assert [model.labels[place] for place in probabilities.argmax(axis=1)] == model.predict(texts)
+
+
+def test_probabilities_are_as_sure_as_the_rows_held_out_allow():
+    random = np.random.default_rng(0)
+    texts, labels = tickets(THINGS)
+    noisy = [str(random.choice(list(PHRASES))) if random.random() < 0.3 else label for label in labels]
+
+    clean, doubtful = Linear.fit(texts, labels), Linear.fit(texts, noisy)
+
+    assert clean.probabilities(texts).max(axis=1).mean() > doubtful.probabilities(texts).max(axis=1).mean() + 0.1
+
+
+def test_the_same_rows_and_seed_give_the_same_model():
+    texts, labels = tickets(THINGS)
+
+    first, second = Linear.fit(texts, labels, seed=3), Linear.fit(texts, labels, seed=3)
+
+    assert first.strength == second.strength
+    assert np.array_equal(first.probabilities(texts), second.probabilities(texts))
+
+
+def test_parameters_and_bytes_count_weights_and_n_grams():
+    model = Linear.fit(["a b", "c d"], ["x", "y"])
+
+    # words a, b, c, d, "a b", "c d"; characters " a", "a ", " a " and so on, three for each word; one column of zeros
+    assert model.parameters == 2 * (6 + 12 + 1) + 2
+    assert model.bytes == 4 * model.parameters + (4 * 1 + 2 * 3 + 4 * (2 + 2 + 3)) + 4 * 18
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 40])
+def test_a_single_label_is_always_the_answer(rows: int):
+    model = Linear.fit([f"text {row}" for row in range(rows)], ["only"] * rows)
+
+    assert model.predict(["text 1", "anything", ""]) == ["only"] * 3
+    assert model.probabilities(["anything"]).tolist() == [[1.0]]
+
+
+def test_labels_with_one_row_do_not_stop_the_fit():
+    texts, labels = tickets(THINGS)
+
+    model = Linear.fit([*texts, "bonjour tout le monde", "guten tag"], [*labels, "french", "german"])
+
+    assert model.predict(["bonjour le monde", "refund my lamp"]) == ["french", "billing"]
+
+
+def test_every_label_may_have_one_row():
+    model = Linear.fit([f"word{row} and" for row in range(9)], [f"label{row}" for row in range(9)])
+
+    assert model.predict(["word4", "word7"]) == ["label4", "label7"]
+
+
+@pytest.mark.parametrize(
+    "texts", [["", " ", "", "\n", "", "", ""], ["🙂", "🙃", "🙂", "🙃", "🙂", "!", "?"], ["a"] * 7], ids=repr
+)
+def test_texts_without_words_get_the_fit_that_is_left(texts: list[str]):
+    model = Linear.fit(texts, ["x", "y", "x", "y", "x", "x", "x"])
+
+    assert set(model.predict([*texts, "never seen", ""])) <= {"x", "y"}
+    assert np.isfinite(model.probabilities(["never seen", ""])).all()
+    assert model.predict([""]) == ["x"]
+
+
+def test_no_texts_get_no_answers():
+    model = Linear.fit(["a", "b"], ["x", "y"])
+
+    assert model.predict([]) == []
+    assert model.probabilities([]).shape == (0, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.exists(), reason="../shared/datasets is not here")
+def test_the_linear_baseline_is_strong_on_2504_rows_of_banking77():
+    import pyarrow.parquet as pq
+
+    half, test = (pq.read_table(SHARED / f"{name}.parquet").to_pydict() for name in ("gold_half", "test"))
+
+    model = Linear.fit(half["text"][::2], half["label"][::2])
+
+    right = [said == label for said, label in zip(model.predict(test["text"]), test["label"], strict=True)]
+    assert sum(right) / len(right) >= 0.83
