@@ -8,11 +8,11 @@ give the same files on every machine.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .errors import UnderstudyError
 from .fingerprint import digest
 from .storage import Storage
 
@@ -43,6 +43,8 @@ class Artifact:
             manifest: dict[str, Any] = json.loads(self.storage.read(f"{self.path}/manifest.json"))
         except FileNotFoundError:
             return None
+        except ValueError:
+            raise self._broken("manifest.json", "not valid JSON") from None
         return manifest
 
     def finish(self, manifest: Mapping[str, Any]) -> None:
@@ -51,15 +53,31 @@ class Artifact:
         self.storage.replace(f"{self.path}/manifest.json", text.encode())
 
     def rows(self, config: str) -> Iterator[dict[str, Any]]:
-        """Rows of one config, partition by partition, each in the order written."""
+        """Rows of one config, partition by partition, each in the order written.
+
+        Raises:
+            UnderstudyError: a shard is gone, or is not what was written.
+        """
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         manifest = self.manifest()
         assert manifest is not None, f"{self.path} is read before it is finished"
         for shard in manifest["shards"].get(config, ()):
-            with pq.ParquetFile(self.storage.local(f"{self.path}/{shard['path']}")) as file:
+            try:
+                data = self.storage.read(f"{self.path}/{shard['path']}")
+            except FileNotFoundError:
+                raise self._broken(shard["path"], "no such file") from None
+            if digest(data) != shard["sha256"]:
+                raise self._broken(shard["path"], "the content is not what was written")
+            with pq.ParquetFile(pa.BufferReader(data)) as file:
                 for batch in file.iter_batches(2048):
                     yield from batch.to_pylist()
+
+    def _broken(self, name: str, found: str) -> UnderstudyError:
+        return UnderstudyError(
+            f"{self.folder / name}: {found}; delete {self.folder} and run again: what was paid for is in the ledger"
+        )
 
 
 class ShardWriter:
@@ -93,12 +111,10 @@ class ShardWriter:
         import pyarrow.parquet as pq
 
         rows, self._open[partition] = self._open[partition], []
-        folder = self._artifact.folder / self._config
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".", delete=False) as file:
-            pq.write_table(pa.Table.from_pylist(rows, self._schema), file.name, compression="zstd")
-        content = digest(Path(file.name).read_bytes())
+        written = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(rows, self._schema), written, compression="zstd")
+        data = written.getvalue().to_pybytes()
+        content = digest(data)
         path = f"{self._config}/part-{partition:02d}-{content[:16]}.parquet"
-        Path(file.name).chmod(0o644)
-        self._artifact.storage.put_file(Path(file.name), f"{self._artifact.path}/{path}")
+        self._artifact.storage.replace(f"{self._artifact.path}/{path}", data)
         self._shards[partition].append({"path": path, "rows": len(rows), "sha256": content})

@@ -9,19 +9,23 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from .errors import BadInput
 
 
 class Recipe(BaseModel):
-    """Base of everything a recipe holds: frozen, unknown keys refused, no silent conversions."""
+    """Base of everything a recipe holds: frozen, unknown keys refused, no silent conversions, every number finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -44,22 +48,25 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise BadInput(f"{path}: byte {error.start} is not UTF-8; save the recipe as UTF-8") from None
     except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error.strerror}; check its permissions") from None
+    if half := re.search(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}", text):
+        line = text.count("\n", 0, half.start()) + 1
+        raise BadInput(f"{path}:{line}: {half[0]} is half of a character; write the character itself")
     try:
         document = YAML(typ="rt").load(text)
     except DuplicateKeyError as error:
         key = re.search(r'duplicate key "(.*?)"', str(error.problem))
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         name = key.group(1) if key else "?"
-        raise BadInput(
-            f"{path}:{line}: key '{name}' is given twice; a key may be given once: remove one"
-        ) from None
+        raise BadInput(f"{path}:{line}: key '{name}' is given twice; a key may be given once: remove one") from None
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise BadInput(f"{path}:{line}: not valid YAML: {error.problem}; mend that line") from None
-    except YAMLError as error:
-        raise BadInput(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except (YAMLError, ValueError) as error:  # ValueError: a value is not what its tag says, or no date
+        raise BadInput(f"{path}: not valid YAML: {' '.join(str(error).split())}; mend it") from None
+    except RecursionError:
+        raise BadInput(f"{path}: nested too deeply to be read; expected keys such as `name:` and `task:`") from None
     if not isinstance(document, dict):
-        found = "nothing" if document is None else type(document).__name__
+        found = "nothing" if document is None else "a list" if isinstance(document, list) else "text"
         raise BadInput(f"{path}: holds {found}; expected keys such as `name:` and `task:`")
     return document
 
@@ -80,22 +87,22 @@ def line_of(document: Any, location: Sequence[int | str]) -> int | None:
     """The 1-based line of the deepest part of ``location`` that the document has; None without lines."""
     line: int | None = None
     for part in location:
-        marks = getattr(document, "lc", None)
-        if marks is None:
-            break
         try:
-            position = marks.item(part) if isinstance(part, int) else marks.key(part)
-            document = document[part]
+            inside = document[part]
         except (KeyError, IndexError, TypeError):
             continue  # a union's tag is part of pydantic's location, not of the document
-        line = position[0] + 1
+        marks = getattr(document, "lc", None)
+        document = inside
+        if marks is None or part not in (marks.data or ()):
+            continue  # put there by the command line, or by a merge
+        line = marks.data[part][0] + 1
     return line
 
 
 def refusal(error: ValidationError, document: Any, where: str, model: type[BaseModel]) -> BadInput:
     """The first fault as one line that names the place, the value, what was expected and what to do."""
-    fault = min(error.errors(), key=lambda fault: _rank(fault["type"]))
-    location = [part for part in _in_document(document, fault["loc"])]
+    fault = _first(error.errors(), document)
+    location = list(_in_document(document, fault["loc"], fault["type"]))
     line = line_of(document, location)
     place = f"{where}:{line}" if line else where
     key = ".".join(str(part) for part in location) or "the recipe"
@@ -122,13 +129,26 @@ def refusal(error: ValidationError, document: Any, where: str, model: type[BaseM
         hint = " (YAML 1.2 reads yes, no, on and off as text); write true or false"
     elif kind == "string_type" and isinstance(found, bool):
         hint = f" (YAML reads it as a yes/no value); put it in quotes: '{str(found).lower()}'"
-    elif kind == "string_type" and isinstance(found, int | float):
+    elif kind == "string_type" and isinstance(found, int | float | date):
         hint = f"; put it in quotes: '{found}'"
-    shown = plain(found) if not isinstance(found, str) else f"'{found}'"
-    if isinstance(shown, dict | list):
-        shown = "a mapping" if isinstance(shown, dict) else "a list"
     text = message[0].lower() + message[1:]
-    return BadInput(f"{place}: {key} = {shown}: {text.removeprefix('input ')}{hint}")
+    text = text.removeprefix("input ").replace("a valid dictionary", "a mapping")
+    if fault["loc"][-1:] == ("[key]",):
+        return BadInput(f"{place}: {'.'.join(map(str, location[:-1]))}: the key {_shown(found)} {text}{hint}")
+    return BadInput(f"{place}: {key} = {_shown(found)}: {text}{hint}")
+
+
+def _shown(value: Any) -> str:
+    """A value as it stands in the file, in one line of at most 60 characters."""
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "a list"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = " ".join(str(value).split())
+    text = text if len(text) <= 60 else f"{text[:57]}..."
+    return f"'{text}'" if isinstance(value, str) else text
 
 
 def _rank(kind: str) -> int:
@@ -136,14 +156,26 @@ def _rank(kind: str) -> int:
     return {"extra_forbidden": 0, "missing": 2}.get(kind, 1)
 
 
-def _in_document(document: Any, location: Iterable[int | str]) -> Iterable[int | str]:
-    """The parts of pydantic's location that stand in the document; union tags are left out."""
+def _first(faults: Sequence[ErrorDetails], document: Any) -> ErrorDetails:
+    """The fault to show: of several readings of one value, each with its own, the one that came furthest."""
+    first = min(faults, key=lambda fault: _rank(fault["type"]))
+    start = list(_in_document(document, first["loc"], first["type"]))
+    rivals = [first]
+    for fault in faults:
+        place = list(_in_document(document, fault["loc"], fault["type"]))
+        if start and place[: len(start)] == start and _rank(fault["type"]) == _rank(first["type"]):
+            rivals.append(fault)
+    return max(rivals, key=lambda fault: len(list(_in_document(document, fault["loc"], fault["type"]))))
+
+
+def _in_document(document: Any, location: Sequence[int | str], kind: str) -> Iterable[int | str]:
+    """The parts of pydantic's location that stand in the document, or should; union tags are left out."""
     parts = list(location)
     for position, part in enumerate(parts):
         try:
             document = document[part]
         except (KeyError, IndexError, TypeError):
-            if position == len(parts) - 1:
+            if position == len(parts) - 1 and kind in ("missing", "value_error", "extra_forbidden"):
                 yield part
             continue
         yield part

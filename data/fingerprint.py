@@ -12,9 +12,7 @@ from typing import Any
 
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces; raises on NaN and on anything JSON has no word for."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def fingerprint(value: Any) -> str:

@@ -3,10 +3,12 @@
 Segments are append-only text, one writer each, one record a line: eight hex digits of CRC-32, a space, JSON. Appends
 are committed in groups, at most 50 ms after they were handed in, by one write and one sync. A line that is cut short
 was never acknowledged; it is set aside when its writer is dead. A whole line that fails its checksum is counted and
-skipped. SQLite as the store was weighed: as fast, but one writer at a time, and no object store.
+skipped. A segment that could not be written to takes no more: the next group opens another. SQLite as the store was
+weighed: as fast, but one writer at a time, and no object store.
 
 The index (key to segment and offset) is a cache in SQLite beside the segments: it keeps memory flat at any number of
-records, is caught up when the ledger is opened, and is rebuilt from the segments when lost.
+records, is caught up when the ledger is opened, and is made again from the segments when it is lost, damaged, or says
+what they do not.
 """
 
 from __future__ import annotations
@@ -15,12 +17,15 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import socket
 import sqlite3
+import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .errors import UnderstudyError
@@ -38,6 +43,7 @@ class Record:
     """One paid answer: under which key, what was asked of whom, and what came back."""
 
     key: str
+    """Hex digits."""
     logprobs: int
     """Alternatives per token that were asked for; serves any request for as many or fewer."""
     body: dict[str, Any]
@@ -53,11 +59,13 @@ class Ledger:
         self.torn_bytes = 0
         """Bytes set aside when this ledger was opened: answers whose writer died before they were durable."""
         self.damaged_records = 0
-        """Whole lines whose checksum did not match; skipped."""
-        self._index = _Index(os.fspath(storage.local(f"{folder}/index.sqlite")))
+        """Whole lines whose checksum did not match, as far as they were indexed here; skipped."""
+        self._index = _Index(storage.local(folder))
+        self._writing = threading.RLock()
+        """Held while a segment and the index are changed together, which may be in any thread."""
         self._segment: Segment | None = None
         self._segment_path = ""
-        self._waiting: list[tuple[Record, bytes, asyncio.Future[None]]] = []
+        self._waiting: list[_Waiting] = []
         self._flusher: asyncio.Task[None] | None = None
         self.catch_up()
 
@@ -66,88 +74,136 @@ class Ledger:
 
     def find(self, key: str, logprobs: int = 0) -> Record | None:
         """The answer under ``key``, if it was recorded with at least ``logprobs`` alternatives per token."""
-        place = self._index.find(key)
-        if place is None or place.logprobs < logprobs:
-            return None
-        record = _parse(self.storage.read(place.segment, place.offset, place.length))
-        if record is None or record.key != key:
-            raise UnderstudyError(
-                f"{place.segment}: the record at byte {place.offset} does not match its checksum; "
-                f"delete {self.folder}/index.sqlite and run again"
-            )
-        return record
+        generation = self._index.generation
+        try:
+            return self._look_up(key, logprobs)
+        except _Stale:
+            self._reindex(generation)
+            return self._look_up(key, logprobs)
 
     async def append(self, record: Record) -> None:
-        """Return when the record is durable."""
+        """Return when the record is durable.
+
+        Raises:
+            UnderstudyError: it could not be written.
+        """
         durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((record, _line(record), durable))
+        self._waiting.append(_Waiting(record, _line(record), durable))
         if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.create_task(self._flush())
         await durable
 
     def records(self) -> Iterator[Record]:
         """Every sound record, oldest segment first."""
-        for path, size in self.storage.list(f"{self.folder}/segments"):
+        for path, size in self._segments():
             for _, line in self._lines(path, 0, size):
                 if record := _parse(line):
                     yield record
 
     def catch_up(self) -> None:
         """Index what other writers added, and set aside the torn tails of dead ones."""
-        for path, size in self.storage.list(f"{self.folder}/segments"):
-            start = self._index.indexed(path)
-            if path == self._segment_path or size <= start:
-                continue
-            end, entries = start, []
-            for offset, line in self._lines(path, start, size):
-                end = offset + len(line)
-                record = _parse(line)
-                if record is None:
-                    self.damaged_records += 1
-                else:
-                    entries.append((record.key, offset, len(line), record.logprobs))
-                if len(entries) >= 10_000:
-                    self._index.add(path, entries, end)
-                    entries = []
-            self._index.add(path, entries, end)
-            if end < size:
-                aside = f"{self.folder}/torn/{path.rsplit('/', 1)[-1]}-{end}"
-                self.torn_bytes += self.storage.set_aside(path, end, aside)
+        generation = self._index.generation
+        try:
+            self._catch_up()
+        except _Stale:
+            self._reindex(generation)
 
     def close(self) -> None:
         """Write what is still waiting and close the segment."""
         waiting, self._waiting = self._waiting, []
-        if waiting:
-            self._own_segment().append(b"".join(line for _, line, _ in waiting))
-        if self._segment is not None:
-            self._segment.close()
-            self._segment = None
-        self._index.close()
+        try:
+            if waiting:
+                self._commit(waiting)
+        finally:
+            with self._writing:  # a group that a stopped run left to its thread is finished first
+                self._leave_segment()
+                self._index.close()
+
+    def _look_up(self, key: str, logprobs: int) -> Record | None:
+        place = self._index.find(key)
+        if place is None or place.logprobs < logprobs:
+            return None
+        try:
+            record = _parse(self.storage.read(place.segment, place.offset, place.length))
+        except (OSError, ValueError):  # no such segment, or no such place in it
+            record = None
+        if record is None or (record.key, record.logprobs) != (key, place.logprobs):
+            raise _Stale(f"{self.folder}: the index disagrees with {place.segment} at byte {place.offset}; run again")
+        return record
+
+    def _catch_up(self) -> None:
+        with self._writing:
+            for path, size in self._segments():
+                start = self._index.indexed(path)
+                if start > size:
+                    raise _Stale(f"{path}: {start} bytes are indexed and {size} are there; run again")
+                end, entries = start, []
+                for offset, line in self._lines(path, start, size):
+                    end = offset + len(line)
+                    record = _parse(line)
+                    if record is None:
+                        self.damaged_records += 1
+                    else:
+                        entries.append((record.key, offset, len(line), record.logprobs))
+                    if len(entries) >= 10_000:
+                        self._index.add(path, entries, end)
+                        entries = []
+                if end > start:
+                    self._index.add(path, entries, end)
+                if end < size:
+                    aside = f"{self.folder}/torn/{path.rsplit('/', 1)[-1]}-{end}"
+                    self.torn_bytes += self.storage.set_aside(path, end, size, aside)
+
+    def _reindex(self, generation: int) -> None:
+        """Make the index again, unless another thread has done so since ``generation``."""
+        with self._writing:
+            if self._index.generation == generation:
+                self._index.start_anew()
+                self.damaged_records = 0
+                self._catch_up()
 
     async def _flush(self) -> None:
-        while self._waiting:
-            await asyncio.sleep(GROUP_SECONDS)
-            group, self._waiting = self._waiting, []
-            data = b"".join(line for _, line, _ in group)
+        group: list[_Waiting] = []
+        try:
+            while self._waiting:
+                await asyncio.sleep(GROUP_SECONDS)
+                group, self._waiting = self._waiting, []
+                try:
+                    await asyncio.to_thread(self._commit, group)
+                except UnderstudyError as error:
+                    _settle(group, error)
+                else:
+                    _settle(group, None)
+        except BaseException as error:  # nobody may wait for ever; what was not written yet, close() writes
+            _settle([*group, *self._waiting], error)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+
+    def _commit(self, group: Sequence[_Waiting]) -> None:
+        """Write, sync and index a group: in a thread, because no cancellation may come between the three."""
+        with self._writing:
             try:
-                offset = await asyncio.to_thread(self._own_segment().append, data)
-            except OSError as error:
-                cause = UnderstudyError(
-                    f"{self._segment_path}: cannot be written: {error.strerror}; "
-                    "free some space and run again"
-                )
-                for _, _, durable in group:
-                    if not durable.done():
-                        durable.set_exception(cause)
-                continue
-            entries = []
-            for record, line, _ in group:
-                entries.append((record.key, offset, len(line), record.logprobs))
-                offset += len(line)
+                self._write(group)
+            except BaseException:
+                self._leave_segment()  # how far it goes is not known; the next ledger reads on from where it is indexed
+                raise
+
+    def _write(self, group: Sequence[_Waiting]) -> None:
+        try:
+            offset = self._own_segment().append(b"".join(waiting.line for waiting in group))
+        except OSError as error:
+            raise UnderstudyError(
+                f"{self._segment_path}: cannot be written: {error.strerror}; free some space and run again"
+            ) from None
+        entries = []
+        for waiting in group:
+            entries.append((waiting.record.key, offset, len(waiting.line), waiting.record.logprobs))
+            offset += len(waiting.line)
+        generation = self._index.generation
+        try:
             self._index.add(self._segment_path, entries, offset)
-            for _, _, durable in group:
-                if not durable.done():  # its caller was cancelled; the answer is kept all the same
-                    durable.set_result(None)
+        except _Stale:
+            self._reindex(generation)
 
     def _own_segment(self) -> Segment:
         if self._segment is None:
@@ -156,6 +212,15 @@ class Ledger:
             self._segment_path = f"{self.folder}/segments/{stamp}-{writer}.jsonl"
             self._segment = self.storage.segment(self._segment_path)
         return self._segment
+
+    def _leave_segment(self) -> None:
+        segment, self._segment = self._segment, None
+        if segment is not None:
+            with contextlib.suppress(OSError):
+                segment.close()
+
+    def _segments(self) -> Iterator[tuple[str, int]]:
+        return self.storage.list(f"{self.folder}/segments")
 
     def _lines(self, path: str, start: int, size: int) -> Iterator[tuple[int, bytes]]:
         """Whole lines with their offsets; an unfinished last one is left out."""
@@ -168,15 +233,36 @@ class Ledger:
                 offset += len(line) + 1
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    record: Record
+    line: bytes
+    durable: asyncio.Future[None]
+
+
+def _settle(group: Sequence[_Waiting], error: BaseException | None) -> None:
+    """Tell everybody who waits for a group what became of it; those who were cancelled meanwhile are left alone."""
+    for waiting in group:
+        if waiting.durable.done():
+            continue
+        if error is None:
+            waiting.durable.set_result(None)
+        elif isinstance(error, asyncio.CancelledError):
+            waiting.durable.cancel()
+        else:
+            waiting.durable.set_exception(error)
+
+
 def _line(record: Record) -> bytes:
-    data = canonical({"key": record.key, "logprobs": record.logprobs, **record.body}).encode()
+    body = canonical({"key": record.key, "logprobs": record.logprobs, **record.body})
+    data = body.encode("utf-8", "surrogatepass")  # half an emoji, which a model cut short may say, is kept as it is
     return b"%08x %b\n" % (zlib.crc32(data), data)
 
 
 def _parse(line: bytes) -> Record | None:
     """The record of a line, or None where the checksum does not match."""
-    data = line[9:].rstrip(b"\n")
-    if line[:8] != b"%08x" % zlib.crc32(data):
+    data = line[9:-1]
+    if not data or line != b"%08x %b\n" % (zlib.crc32(data), data):
         return None
     body = json.loads(data)
     return Record(body.pop("key"), body.pop("logprobs"), body)
@@ -190,54 +276,111 @@ class _Place:
     logprobs: int
 
 
+_NOT_SERVED = {
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PROTOCOL,
+}
+"""What SQLite says where the disk, not the file, is at fault."""
+
+
+class _Stale(UnderstudyError):
+    """The index is damaged, or says what the segments do not."""
+
+
 class _Index:
-    """Key to place. May be lost at any time: it is made from the segments alone."""
+    """Key to place. May be lost at any time: it is made from the segments alone.
 
-    def __init__(self, path: str) -> None:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+    An index that cannot be trusted is left for a new file under a new name, because other processes may have it open,
+    and SQLite breaks where a file in use is replaced under its name.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._turn = threading.Lock()
+        named = (re.fullmatch(r"index-(\d+)\.sqlite(-wal|-shm)?", path.name) for path in folder.iterdir())
+        self.generation = max((int(match[1]) for match in named if match), default=0)
+        if not self._path.exists():  # never there, or lost but for what a killed writer left beside it
+            self._leave()
         try:
-            self._open(path)
-        except sqlite3.DatabaseError:  # cut short or overwritten: make it again
-            for suffix in ("", "-wal", "-shm"):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path + suffix)
-            self._open(path)
+            with self._use():
+                self._open()
+        except _Stale:
+            self.start_anew()
 
-    def _open(self, path: str) -> None:
-        self._db = sqlite3.connect(path, timeout=60, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=OFF")
-        self._db.execute(
-            "CREATE TABLE IF NOT EXISTS segment "
-            "(id INTEGER PRIMARY KEY, path TEXT UNIQUE NOT NULL, indexed INTEGER NOT NULL)"
-        )
-        self._db.execute(
-            "CREATE TABLE IF NOT EXISTS entry (key BLOB PRIMARY KEY, segment INTEGER NOT NULL, "
-            "offset INTEGER NOT NULL, length INTEGER NOT NULL, logprobs INTEGER NOT NULL) WITHOUT ROWID"
-        )
+    @property
+    def _path(self) -> Path:
+        return self._folder / f"index-{self.generation}.sqlite"
+
+    def start_anew(self) -> None:
+        """Leave this file, and everything in it, for an empty one."""
+        with self._use():
+            self._db.close()
+            self._leave()
+            self._open()
+
+    def _leave(self) -> None:
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+        self.generation += 1
+
+    def _open(self) -> None:
+        if (
+            not self._path.exists()
+        ):  # made under another name, because two that make one file at once lock each other out
+            newborn = self._folder / f".{os.urandom(8).hex()}"
+            with contextlib.closing(_connect(newborn)) as db:
+                _prepare(db)
+            with contextlib.suppress(FileExistsError):
+                os.link(newborn, self._path)
+            newborn.unlink()
+        self._db = _connect(self._path)
+        _prepare(self._db)
+
+    @contextlib.contextmanager
+    def _use(self) -> Iterator[None]:
+        """One thread at a time; an index that is not what we made is told from a disk that does not serve."""
+        with self._turn:
+            try:
+                yield
+            except sqlite3.ProgrammingError:  # used after it was closed
+                raise
+            except (sqlite3.DatabaseError, UnicodeDecodeError, OverflowError, OSError) as error:
+                code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+                if isinstance(error, OSError) or code in _NOT_SERVED:
+                    raise UnderstudyError(
+                        f"{self._path}: cannot be used: {error}; free some space or mend its permissions, and run again"
+                    ) from None
+                raise _Stale(f"{self._path}: damaged: {error}; run again") from None
 
     def count(self) -> int:
-        row = self._db.execute("SELECT count(*) FROM entry").fetchone()
-        return int(row[0])
+        with self._use():
+            return int(self._db.execute("SELECT count(*) FROM entry").fetchone()[0])
 
     def indexed(self, path: str) -> int:
-        row = self._db.execute("SELECT indexed FROM segment WHERE path = ?", (path,)).fetchone()
-        return int(row[0]) if row else 0
+        with self._use():
+            row = self._db.execute("SELECT indexed FROM segment WHERE path = ?", (path,)).fetchone()
+        return self._sound(row, int)[0] if row else 0
 
     def find(self, key: str) -> _Place | None:
-        row = self._db.execute(
-            "SELECT path, offset, length, logprobs FROM entry JOIN segment ON segment.id = segment "
-            "WHERE key = ?",
-            (bytes.fromhex(key),),
-        ).fetchone()
-        return _Place(*row) if row else None
+        with self._use():
+            row = self._db.execute(
+                "SELECT path, offset, length, logprobs FROM entry JOIN segment ON segment.id = segment WHERE key = ?",
+                (bytes.fromhex(key),),
+            ).fetchone()
+        return _Place(*self._sound(row, str, int, int, int)) if row else None
 
-    def add(self, path: str, entries: list[tuple[str, int, int, int]], indexed: int) -> None:
+    def add(self, path: str, entries: Sequence[tuple[str, int, int, int]], indexed: int) -> None:
         """Record places (key, offset, length, logprobs) and how far ``path`` is read, in one transaction.
 
         Of two answers under one key the one with more log-probabilities stays.
         """
-        with self._db:
+        with self._use(), self._db:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.execute(
                 "INSERT INTO segment (path, indexed) VALUES (?, ?) "
@@ -253,4 +396,28 @@ class _Index:
             )
 
     def close(self) -> None:
-        self._db.close()
+        with self._turn:
+            self._db.close()
+
+    def _sound(self, row: tuple[Any, ...], *kinds: type) -> tuple[Any, ...]:
+        """The row, if it holds what was put into it: SQLite checks neither pages nor types when it reads."""
+        if [type(value) for value in row] != list(kinds):
+            raise _Stale(f"{self._path}: damaged: a row does not hold what was put into it; run again")
+        return row
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+
+
+def _prepare(db: sqlite3.Connection) -> None:
+    db.execute("PRAGMA journal_mode=WAL")
+    db.execute("PRAGMA synchronous=OFF")
+    db.execute(
+        "CREATE TABLE IF NOT EXISTS segment "
+        "(id INTEGER PRIMARY KEY, path TEXT UNIQUE NOT NULL, indexed INTEGER NOT NULL)"
+    )
+    db.execute(
+        "CREATE TABLE IF NOT EXISTS entry (key BLOB PRIMARY KEY, segment INTEGER NOT NULL, "
+        "offset INTEGER NOT NULL, length INTEGER NOT NULL, logprobs INTEGER NOT NULL) WITHOUT ROWID"
+    )

@@ -12,6 +12,8 @@ from .config import Recipe
 from .fingerprint import fraction
 from .rows import Side
 
+DEFAULT_TEST = 0.2
+
 
 class Split(Recipe):
     """Shares of the roots on each side; the rest trains."""
@@ -27,10 +29,12 @@ class Split(Recipe):
 
     @model_validator(mode="after")
     def _something_is_left_to_train_on(self) -> Split:
-        taken = (self.test or 0) + self.validation + self.calibration
+        test = DEFAULT_TEST if self.test is None else self.test
+        taken = test + self.validation + self.calibration
         if taken >= 1:
+            by_default = f", with test = {test:g} by default," if self.test is None else ""
             raise ValueError(
-                f"test + validation + calibration = {taken:g} leaves nothing to train on; "
+                f"test + validation + calibration = {taken:g}{by_default} leaves nothing to train on; "
                 "lower them until their sum is under 1"
             )
         return self
@@ -42,7 +46,7 @@ def side_of(root: str, split: Split, *, gold: bool) -> Side:
     Args:
         gold: a gold test exists, so that no root has to be held out for it.
     """
-    test = split.test if split.test is not None else (0.0 if gold else 0.2)
+    test = split.test if split.test is not None else (0.0 if gold else DEFAULT_TEST)
     place = fraction("side", root)
     if place < test:
         return "test"

@@ -1,34 +1,46 @@
 """Where bytes live: one small interface, so that a root can move from a disk to an object store.
 
 Only what both can do is in it: whole objects created, replaced or compared-and-swapped, and append-only segments with
-one writer. `LocalStorage` makes each durable (data and directory entry synced) before it returns.
+one writer. `LocalStorage` makes each durable (data and every new directory entry synced) before it returns. Names that
+begin with a dot are its own: half-written files and guards, which no listing shows.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import filecmp
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Protocol
 
-from .errors import BadInput
+from .errors import BadInput, UnderstudyError
 
 
 class Segment(Protocol):
     """An append-only object with one writer."""
 
     def append(self, data: bytes) -> int:
-        """Add bytes at the end; returns the offset they start at. Durable when it returns."""
+        """Add bytes at the end; returns the offset they start at. Durable when it returns.
+
+        Raises:
+            OSError: how much was written is not known, so that this segment takes no more; open another.
+        """
         ...
 
     def close(self) -> None: ...
 
 
 class Storage(Protocol):
-    """Objects by path; a path uses `/` and never starts with one."""
+    """Objects by path; a path uses `/` and never starts with one.
+
+    Raises:
+        UnderstudyError: an object cannot be written, in one line.
+    """
 
     def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
         """Bytes of an object, or the part asked for; FileNotFoundError where there is none."""
@@ -50,22 +62,27 @@ class Storage(Protocol):
         """Replace the object only if it still holds ``old``; False where it does not."""
         ...
 
+    def drop(self, path: str, old: bytes) -> bool:
+        """Remove the object only if it still holds ``old``; False where it does not."""
+        ...
+
     def put_file(self, local: Path, path: str) -> None:
         """Move a finished local file to a path; the same content already there is left alone."""
         ...
 
     def delete(self, path: str) -> None:
-        """Remove an object or a whole folder; nothing happens where there is none."""
+        """Remove an object, or a whole folder in one step; nothing happens where there is none."""
         ...
 
     def segment(self, path: str) -> Segment:
         """Open a new append-only segment."""
         ...
 
-    def set_aside(self, path: str, length: int, aside: str) -> int:
-        """Cut a dead writer's segment to ``length`` bytes and keep the rest under ``aside``.
+    def set_aside(self, path: str, length: int, size: int, aside: str) -> int:
+        """Cut a dead writer's segment from ``size`` to ``length`` bytes and keep the rest under ``aside``.
 
-        Returns how many bytes were moved: 0 where the writer is alive and may still finish its line.
+        Returns how many bytes were moved: 0 where the writer is alive and may still finish its line, or was when the
+        segment was ``size`` bytes long and has finished it since.
         """
         ...
 
@@ -80,14 +97,10 @@ class LocalStorage:
     def __init__(self, root: Path) -> None:
         self.root = root
         try:
-            root.mkdir(parents=True, exist_ok=True)
-            probe = root / f".write-{os.getpid()}"
-            probe.touch()
-            probe.unlink()
+            _make_folder(root)
+            tempfile.TemporaryFile(dir=root).close()
         except OSError as error:
-            raise BadInput(
-                f"{root}: cannot be written: {error.strerror}; choose another with --root"
-            ) from None
+            raise BadInput(f"{root}: cannot be written: {error.strerror}; choose another with --root") from None
 
     def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
         with open(self.root / path, "rb") as file:
@@ -95,55 +108,69 @@ class LocalStorage:
             return file.read() if length is None else file.read(length)
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        for path in sorted((self.root / prefix).rglob("*")):
+        folder = self.root / prefix
+        for path in sorted(folder.rglob("*")):
+            if any(part.startswith(".") for part in path.relative_to(folder).parts):
+                continue
             with contextlib.suppress(FileNotFoundError):  # removed while we were looking
                 if path.is_file():
                     yield path.relative_to(self.root).as_posix(), path.stat().st_size
 
     def create(self, path: str, data: bytes) -> bool:
-        target = self._target(path)
-        temporary = self._write_temporary(target, data)
-        try:
-            os.link(temporary, target)  # fails where the name is taken, unlike a rename
-        except FileExistsError:
-            return False
-        finally:
-            os.unlink(temporary)
-        _sync_folder(target.parent)
-        return True
-
-    def replace(self, path: str, data: bytes) -> None:
-        target = self._target(path)
-        os.replace(self._write_temporary(target, data), target)
-        _sync_folder(target.parent)
-
-    def swap(self, path: str, old: bytes, new: bytes) -> bool:
-        target = self._target(path)
-        with open(target.with_name(f".{target.name}.guard"), "ab") as guard:
-            fcntl.flock(guard, fcntl.LOCK_EX)
-            if not target.exists() or target.read_bytes() != old:
-                return False
-            self.replace(path, new)
+        with _told(self.root / path):
+            target = self._target(path)
+            with _temporary(target, data) as temporary:
+                try:
+                    os.link(temporary, target)  # fails where the name is taken, unlike a rename
+                except FileExistsError:
+                    return False
+            _sync_folder(target.parent)
             return True
 
+    def replace(self, path: str, data: bytes) -> None:
+        with _told(self.root / path):
+            target = self._target(path)
+            with _temporary(target, data) as temporary:
+                os.replace(temporary, target)
+            _sync_folder(target.parent)
+
+    def swap(self, path: str, old: bytes, new: bytes) -> bool:
+        with self._if_it_holds(path, old) as holds:
+            if holds:
+                self.replace(path, new)
+            return holds
+
+    def drop(self, path: str, old: bytes) -> bool:
+        with self._if_it_holds(path, old) as holds:
+            if holds:
+                self.delete(path)
+            return holds
+
     def put_file(self, local: Path, path: str) -> None:
-        target = self._target(path)
-        with open(local, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(local, target)
-        _sync_folder(target.parent)
+        with _told(self.root / path):
+            target = self._target(path)
+            if target.is_file() and filecmp.cmp(local, target, shallow=False):
+                local.unlink()
+                return
+            with open(local, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(local, target)
+            _sync_folder(target.parent)
 
     def delete(self, path: str) -> None:
         target = self.root / path
-        if target.is_dir():
-            shutil.rmtree(target, ignore_errors=True)
-        else:
-            target.unlink(missing_ok=True)
+        with _told(target):
+            if not target.is_dir():
+                target.unlink(missing_ok=True)
+                return
+            gone = _hidden(target)  # first out of sight: a kill half-way must not leave a folder that looks finished
+            target.rename(gone)
+            shutil.rmtree(gone)
 
     def segment(self, path: str) -> Segment:
         return _LocalSegment(self._target(path))
 
-    def set_aside(self, path: str, length: int, aside: str) -> int:
+    def set_aside(self, path: str, length: int, size: int, aside: str) -> int:
         with open(self.root / path, "r+b") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -151,10 +178,11 @@ class LocalStorage:
                 return 0
             file.seek(length)
             torn = file.read()
-            if torn:
-                self.replace(aside, torn)
-                file.truncate(length)
-                os.fsync(file.fileno())
+            if not torn or length + len(torn) != size:
+                return 0
+            self.replace(aside, torn)
+            file.truncate(length)
+            os.fsync(file.fileno())
             return len(torn)
 
     def local(self, path: str) -> Path:
@@ -162,14 +190,23 @@ class LocalStorage:
 
     def _target(self, path: str) -> Path:
         target = self.root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(target.parent)
         return target
 
-    def _write_temporary(self, target: Path, data: bytes) -> Path:
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}")
-        with open(temporary, "wb") as file:
-            _write_all(file, data)
-        return temporary
+    @contextlib.contextmanager
+    def _if_it_holds(self, path: str, old: bytes) -> Iterator[bool]:
+        """Whether the object holds ``old``, which no other swap or drop changes until the end of the block."""
+        target = self.root / path
+        if not target.is_file():
+            yield False
+            return
+        with _told(target), open(target.with_name(f".{target.name}.guard"), "ab") as guard:
+            fcntl.flock(guard, fcntl.LOCK_EX)
+            try:
+                holds = target.read_bytes() == old
+            except FileNotFoundError:
+                holds = False
+            yield holds
 
 
 class _LocalSegment:
@@ -183,12 +220,43 @@ class _LocalSegment:
 
     def append(self, data: bytes) -> int:
         offset = self._size
-        _write_all(self._file, data)
+        try:
+            _write_all(self._file, data)
+        except OSError:
+            self._file.close()
+            raise
         self._size += len(data)
         return offset
 
     def close(self) -> None:
         self._file.close()
+
+
+@contextlib.contextmanager
+def _told(target: Path) -> Iterator[None]:
+    """An error of the disk, as one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UnderstudyError(
+            f"{target}: cannot be written: {error.strerror}; free some space, or check its permissions, and run again"
+        ) from None
+
+
+@contextlib.contextmanager
+def _temporary(target: Path, data: bytes) -> Iterator[Path]:
+    """A synced file beside ``target``, gone at the end of the block whatever happened."""
+    temporary = _hidden(target)
+    try:
+        with open(temporary, "wb") as file:
+            _write_all(file, data)
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _hidden(target: Path) -> Path:
+    return target.with_name(f".{os.urandom(8).hex()}")
 
 
 def _write_all(file: IO[bytes], data: bytes) -> None:
@@ -197,6 +265,17 @@ def _write_all(file: IO[bytes], data: bytes) -> None:
         view = view[file.write(view) :]
     file.flush()
     os.fsync(file.fileno())
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder whose name, and those of the folders above it that were missing, survive a power cut."""
+    if folder.is_dir():
+        return
+    if folder.exists():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync_folder(folder.parent)
 
 
 def _sync_folder(folder: Path) -> None:

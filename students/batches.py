@@ -164,6 +164,11 @@ class Noise:
             self._cut(part, draw.random(), draw, out)
 
 
+def _rounded(length: int) -> int:
+    """Up to the next multiple of eight: every new shape costs the CPU's matrix library a kernel, in time and memory."""
+    return -(-length // 8) * 8
+
+
 class Collator:
     """Batches of encoded rows.
 
@@ -187,7 +192,9 @@ class Collator:
         answers = [list(row["answer"]) for row in rows]
         # The last answer token is predicted, never read.
         lines = [prompt + answer[:-1] for prompt, answer in zip(prompts, answers, strict=True)]
-        longest, kept = max(map(len, lines)), max(map(len, answers))
+        longest = _rounded(max(map(len, lines)))
+        kept = max(map(len, answers))
+        kept = kept if kept <= 2 else min(_rounded(kept), longest)
         input_ids = torch.full((len(rows), longest), self._pad)
         mask = torch.zeros((len(rows), longest), dtype=torch.long)
         targets = torch.full((len(rows), kept), IGNORED)

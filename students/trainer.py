@@ -216,7 +216,7 @@ def answer_loss(
 
 @contextmanager
 def _dropout(model: Qwen3ForCausalLM, share: float) -> Iterator[None]:
-    """Dropout on what each block adds, and twice that on embeddings, which Qwen3 has no setting for; gone afterwards."""
+    """Dropout on what each block adds, and twice that on embeddings; Qwen3 has no setting for it. Gone afterwards."""
 
     def drop(module: nn.Module, _: Any, output: torch.Tensor) -> torch.Tensor:
         return functional.dropout(output, share, module.training)

@@ -1,0 +1,253 @@
+"""The command line. Nothing heavy is imported before a command needs it, so help answers at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from ..data.errors import BadInput, UnderstudyError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..pipeline.context import Run
+
+HERE = Path(__file__).parent
+_INTERRUPTED = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+class _Commands(click.Group):
+    """Commands in the order in which a newcomer meets them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Start with `understudy demo`, or with `understudy init tickets --from tickets.csv`.",
+)
+@click.version_option(package_name="understudy")
+def cli() -> None:
+    """Distil a large teacher model into a compact student, and prove how good the student is."""
+
+
+def _recipe_command(help_text: str, *, example: str) -> Callable[[Callable[..., Any]], click.Command]:
+    """A command that works on a recipe, with the flags that all of them take."""
+
+    def wrap(function: Callable[..., Any]) -> click.Command:
+        for decorate in reversed(
+            [
+                click.argument("recipe", type=click.Path(path_type=Path)),
+                click.option("--root", type=click.Path(path_type=Path), help="Where ledger, stages and reports live."),
+                click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one recipe field."),
+                click.option("--json", "events", is_flag=True, help="One JSON event a line on stdout."),
+            ]
+        ):
+            function = decorate(function)
+        return cli.command(help=help_text, epilog=f"Example: {example}")(function)
+
+    return wrap
+
+
+@contextmanager
+def _opened(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool) -> Iterator[Run]:
+    """A run on a root; the first line printed says which root it is."""
+    from ..data.storage import LocalStorage
+    from ..pipeline.context import Run
+    from ..pipeline.progress import Reporter
+    from ..pipeline.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    chosen = root or (Path(os.environ["UNDERSTUDY_ROOT"]) if os.environ.get("UNDERSTUDY_ROOT") else None)
+    place = (chosen or _project(loaded.folder) / "runs").expanduser().resolve()
+    reporter = Reporter(events=events)
+    reporter.say(f"root: {place}")
+    run = Run(loaded, LocalStorage(place), reporter)
+    try:
+        yield run
+    finally:
+        run.close()
+
+
+def _project(folder: Path) -> Path:
+    """The recipe's project: the folder that holds `jobs/`, where the recipe stands in `jobs/<name>/`."""
+    return folder.parent.parent if folder.parent.name == "jobs" else folder
+
+
+def _run(run: Run, until: str | None, gate: bool) -> int:
+    """Run to a stage, say what came of it, and return the exit code."""
+    from ..pipeline.run import run_stages
+
+    manifests = run_stages(run, until)
+    if "evaluate" not in manifests:
+        last = list(manifests)[-1]
+        folder = f"{last.partition(':')[0]}-{manifests[last]['fingerprint']}"
+        run.reporter.say(f"{last}: finished, in {run.storage.local('stages') / folder}")
+        return 0
+    from ..pipeline.proof import EXIT_CODES, publish_report, score_lines, verdict_lines
+
+    report = publish_report(run, manifests)
+    for line in ("", *score_lines(report), "", *verdict_lines(report)):
+        run.reporter.say(line)
+    run.reporter.say(f"report: {run.storage.local(run.recipe.name)}/report.html")
+    run.reporter.event("verdict", **report["verdict"], margin=report["margin"])
+    return EXIT_CODES[report["verdict"]["decision"]] if gate else 0
+
+
+_GATE = click.option("--no-gate", is_flag=True, help="Exit 0 whatever the verdict.")
+
+
+@_recipe_command(
+    "Run every stage the recipe has a section for, going on where an earlier run stopped.",
+    example="understudy run jobs/tickets/recipe.yaml --set train.epochs=4",
+)
+@_GATE
+def run(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool, no_gate: bool) -> int:
+    with _opened(recipe, root, overrides, events) as opened:
+        return _run(opened, None, not no_gate)
+
+
+def _stage_command(name: str, help_text: str) -> None:
+    @_recipe_command(help_text, example=f"understudy {name} jobs/tickets/recipe.yaml")
+    @_GATE
+    def stage(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool, no_gate: bool) -> int:
+        with _opened(recipe, root, overrides, events) as opened:
+            return _run(opened, name, not no_gate)
+
+    stage.name = name
+    cli.add_command(stage, name)
+    cli.commands.pop("stage", None)
+
+
+_stage_command("generate", "Have a teacher write inputs from the seeds.")
+_stage_command("label", "Have a teacher answer every input.")
+_stage_command("curate", "Choose the rows that a student may learn from.")
+_stage_command("train", "Train the students.")
+_stage_command("evaluate", "Judge the students against the teacher.")
+
+
+@_recipe_command("Show which stages are done and what they hold.", example="understudy status jobs/tickets/recipe.yaml")
+def status(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool) -> int:
+    from ..pipeline.run import artifacts
+
+    with _opened(recipe, root, overrides, events) as opened:
+        for key, (_, artifact) in artifacts(opened).items():
+            manifest = artifact.manifest()
+            state = "done" if manifest else ("interrupted" if artifact.folder.exists() else "not started")
+            rows = f", {manifest['rows']['accepted']} rows accepted" if manifest and manifest["rows"] else ""
+            opened.reporter.say(f"{key:<16} {state:<12} {artifact.path}{rows}")
+            opened.reporter.event(
+                "status", stage=key, state=state, path=artifact.path, rows=manifest and manifest["rows"]
+            )
+    return 0
+
+
+@_recipe_command(
+    "Print the verdict and where the report is.", example="understudy report jobs/tickets/recipe.yaml --open"
+)
+@click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
+def report(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool, show: bool) -> int:
+    from ..pipeline.proof import publish_report, score_lines, verdict_lines
+    from ..pipeline.run import artifacts
+
+    with _opened(recipe, root, overrides, events) as opened:
+        manifests = {key: artifact.manifest() for key, (_, artifact) in artifacts(opened).items()}
+        if manifests.get("evaluate") is None:
+            raise BadInput(f"{recipe}: nothing is judged yet; `understudy run {recipe}` does it")
+        made = publish_report(opened, {key: manifest for key, manifest in manifests.items() if manifest})
+        for line in (*score_lines(made), "", *verdict_lines(made)):
+            opened.reporter.say(line)
+        page = opened.storage.local(opened.recipe.name) / "report.html"
+        opened.reporter.say(f"report: {page}")
+        opened.reporter.event("report", path=str(page), **made["verdict"])
+        if show:
+            click.launch(str(page))
+    return 0
+
+
+@_recipe_command(
+    "Answer with the trained student: one text, or one a line from stdin with `-`.",
+    example='understudy answer jobs/tickets/recipe.yaml "Where is my parcel?"',
+)
+@click.argument("text", default="-")
+@click.option("--student", help="Which student; by default the one that is judged.")
+def answer(
+    recipe: Path, root: Path | None, overrides: Sequence[str], events: bool, text: str, student: str | None
+) -> int:
+    from ..pipeline.use import answers
+
+    with _opened(recipe, root, overrides, events) as opened:
+        lines = (line.rstrip("\n") for line in sys.stdin) if text == "-" else [text]
+        for given, said, confidence in answers(opened, student, lines):
+            sure = f"\t{confidence:.3f}" if confidence is not None else ""
+            if events:
+                opened.reporter.event("answer", input=given, output=said, confidence=confidence)
+            else:
+                click.echo(f"{said}{sure}")
+    return 0
+
+
+@cli.command(epilog="Example: understudy init tickets --from tickets.csv")
+@click.argument("name")
+@click.option("--from", "source", type=click.Path(path_type=Path), help="A file of unlabelled inputs to start from.")
+def init(name: str, source: Path | None) -> int:
+    """Write jobs/NAME/ with a commented recipe, seeds and prompts; asks nothing."""
+    from .scaffold import write_job
+
+    folder = write_job(Path.cwd(), name, source)
+    click.echo(f"wrote {folder}: edit recipe.yaml, then `understudy run {folder.relative_to(Path.cwd())}/recipe.yaml`")
+    return 0
+
+
+@cli.command(epilog="Example: understudy demo")
+@click.option("--root", type=click.Path(path_type=Path), help="Where to put the run; by default ./runs.")
+@click.option("--json", "events", is_flag=True, help="One JSON event a line on stdout.")
+def demo(root: Path | None, events: bool) -> int:
+    """Run the whole path on the teacher that ships in the package: no key, no download, no GPU, about 5 minutes."""
+    from .story import tell
+
+    place = root or Path(os.environ.get("UNDERSTUDY_ROOT", "runs"))
+    with _opened(HERE / "support-triage" / "recipe.yaml", place, (), events) as opened:
+        _run(opened, None, gate=False)
+        tell(opened)
+    return 0
+
+
+def _interrupt(number: int, _frame: object) -> NoReturn:
+    raise _Interrupted(number)
+
+
+class _Interrupted(BaseException):
+    """A signal asked us to stop."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the console script: errors as one line, exit codes as the contract has them."""
+    for number in _INTERRUPTED:
+        signal.signal(number, _interrupt)
+    try:
+        code = cli.main(arguments, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except click.Abort:
+        code = 130
+    except _Interrupted as stop:
+        print("stopped; run the same command again to go on", file=sys.stderr)
+        code = _INTERRUPTED[stop.args[0]]
+    except UnderstudyError as error:
+        print(f"understudy: {error}", file=sys.stderr)
+        code = error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)

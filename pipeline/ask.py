@@ -1,0 +1,130 @@
+"""Asking a teacher for many answers: a sliding window, one row's outcome at a time.
+
+A slow answer holds one place in the window and nothing else. A stage asks in two passes: the first fills the ledger, in
+whatever order answers come; the second walks the rows in their own order and finds every answer there. That is what
+makes the rows equal on any number of workers, and a killed stage resume for free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ..data.errors import BudgetReached, UnderstudyError
+from ..data.rows import Answer, Example, Failed, Prompt, Rejected, Source
+from ..data.teacher import Sampling, Teacher
+from .parse import Evidence, label_probabilities, parse
+from .prompts import Template
+from .recipe import JobRecipe
+
+SECOND_OPINION = 100
+"""Draw under which a teacher is asked again to be compared with itself; above every draw a label stage makes."""
+
+Item = TypeVar("Item")
+
+
+async def for_each(items: Iterable[Item], work: Callable[[Item], Awaitable[None]], window: int) -> None:
+    """Run ``work`` on every item, at most ``window`` at once; the first error stops all.
+
+    Only where the budget is reached, what is in flight is waited for: it will be billed, so it has to be recorded.
+    """
+    source = iter(items)
+    reached: list[BudgetReached] = []
+
+    async def worker() -> None:
+        for item in source:
+            if reached:
+                return
+            try:
+                await work(item)
+            except BudgetReached as error:
+                reached.append(error)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(window):
+                group.create_task(worker())
+    except BaseExceptionGroup as failures:
+        raise _cause(failures) from None
+    if reached:
+        raise reached[0]
+
+
+def _cause(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error to show of several that came at once: one raised on purpose before any other."""
+    leaves: list[BaseException] = []
+    pending: list[BaseException] = list(failures.exceptions)
+    while pending:
+        error = pending.pop(0)
+        if isinstance(error, BaseExceptionGroup):
+            pending.extend(error.exceptions)
+        else:
+            leaves.append(error)
+    return next((error for error in leaves if isinstance(error, UnderstudyError)), leaves[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Labeler:
+    """Asks one teacher for the task's output of an input, as the recipe says."""
+
+    recipe: JobRecipe
+    template: Template
+    teacher: Teacher
+    sampling: Sampling
+    samples: int
+    retries: int
+
+    def prompt(self, source: Source, sample: int) -> Prompt:
+        """What the teacher reads for one draw."""
+        values = {
+            "instruction": self.recipe.task.instruction,
+            "labels": self.recipe.labels,
+            "schema": self.recipe.schema_text,
+            "input": source.input,
+        }
+        return Prompt(
+            source.id,
+            self.template.render(values),
+            choices=tuple(self.recipe.labels),
+            schema=self.recipe.schema_text,
+            sample=sample,
+        )
+
+    async def label(self, source: Source) -> Example | Rejected | Failed:
+        """Draw until `samples` answers can be used or the retries are used up."""
+        outputs: list[str] = []
+        probs: dict[str, float] | None = None
+        evidence: Evidence = "hard"
+        fault: Rejected | None = None
+        for draw in range(self.samples + self.retries):
+            answer = await self.ask(source, draw)
+            if isinstance(answer, Failed):
+                return Failed(source.id, answer.kind, answer.message)
+            output = parse(answer, self.recipe)
+            if isinstance(output, Rejected):
+                fault = fault or Rejected(source.id, output.reason, output.evidence)
+                continue
+            outputs.append(output)
+            if len(outputs) == 1 and self.recipe.labels:
+                probs, evidence = label_probabilities(answer, list(self.recipe.labels))
+            if len(outputs) == self.samples:
+                break
+        if not outputs:
+            assert fault is not None
+            return fault
+        votes = Counter(outputs)  # of equal counts the one drawn first stays first
+        output = votes.most_common(1)[0][0]
+        if self.samples > 1 and self.recipe.labels:
+            evidence = "samples"
+            probs = {label: votes[label] / len(outputs) for label in self.recipe.labels}
+        return Example(source.id, source.input, output, source.root, source.side, source.origin, probs, evidence)
+
+    async def ask(self, source: Source, draw: int) -> Answer | Failed:
+        """One draw. A repeated greedy draw would repeat its fault, so retries are sampled."""
+        sampling = self.sampling
+        if sampling.temperature == 0 and 0 < draw < SECOND_OPINION:
+            sampling = sampling.model_copy(update={"temperature": 0.7})
+        return await self.teacher.answer(self.prompt(source, draw), sampling)

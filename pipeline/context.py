@@ -1,0 +1,124 @@
+"""What the stages of one run share: recipe, storage, ledger, teachers and the voice."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+from collections.abc import Iterator
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+
+from ..data.ledger import Ledger
+from ..data.rows import Source
+from ..data.sources import read_pairs, read_unlabeled
+from ..data.storage import Storage
+from ..data.teacher import Teacher
+from ..teachers.recorded import RecordedTeacher, Spend, spent_before
+from .ask import Labeler
+from .progress import Reporter
+from .prompts import Template, load_template
+from .recipe import JobRecipe, LoadedRecipe
+
+
+class Run:
+    """One run of one recipe on one root. Teachers and ledger are made when first needed."""
+
+    def __init__(self, loaded: LoadedRecipe, storage: Storage, reporter: Reporter) -> None:
+        self.loaded = loaded
+        self.storage = storage
+        self.reporter = reporter
+        self.spend = Spend(cap=loaded.recipe.budget.usd if loaded.recipe.budget else None)
+        self._plain: dict[str, Teacher] = {}
+        self._teachers: dict[str, RecordedTeacher] = {}
+        self._opened: Ledger | None = None
+
+    @property
+    def recipe(self) -> JobRecipe:
+        return self.loaded.recipe
+
+    @property
+    def folder(self) -> Path:
+        """What paths in the recipe are relative to."""
+        return self.loaded.folder
+
+    @property
+    def ledger(self) -> Ledger:
+        if self._opened is None:
+            self._opened = Ledger(self.storage)
+            if self._opened.torn_bytes:
+                self.reporter.say(
+                    f"ledger: {self._opened.torn_bytes} bytes of an unfinished record set aside in ledger/torn"
+                )
+            if self._opened.damaged_records:
+                self.reporter.say(f"ledger: {self._opened.damaged_records} damaged records skipped; asked again")
+            if self.spend.cap is not None:
+                self.spend.usd = spent_before(self._opened, self.recipe.name)
+        return self._opened
+
+    def teacher(self, name: str) -> RecordedTeacher:
+        """The teacher under a name, behind the ledger."""
+        if name not in self._teachers:
+            price = self.recipe.teachers[name].price
+            self._teachers[name] = RecordedTeacher(
+                self._built(name), self.ledger, self.spend, run=self.recipe.name, price=price
+            )
+        return self._teachers[name]
+
+    def teacher_identity(self, name: str) -> dict[str, str]:
+        """Who a teacher is, without loading it: part of the fingerprint of what it writes."""
+        return self._built(name).identity
+
+    def window(self, name: str) -> int:
+        """Prompts that a teacher takes at once."""
+        return self.recipe.teachers[name].concurrency
+
+    def _built(self, name: str) -> Teacher:
+        if name not in self._plain:
+            self._plain[name] = self.recipe.teachers[name].build(name, self.folder)
+        return self._plain[name]
+
+    @cached_property
+    def label_template(self) -> Template:
+        return load_template("label", self.recipe.prompts.label, self.folder)
+
+    @cached_property
+    def generate_template(self) -> Template:
+        return load_template("generate", self.recipe.prompts.generate, self.folder)
+
+    def labeler(self) -> Labeler:
+        """What the label stage asks with, and evaluation after it."""
+        stage = self.recipe.label
+        teacher = self.teacher(self.recipe.teacher_of("label"))
+        return Labeler(self.recipe, self.label_template, teacher, stage.sampling, stage.samples, stage.retries)
+
+    def unlabeled(self) -> Iterator[Source]:
+        """The user's own inputs, read anew at each call."""
+        task = self.recipe.task
+        if task.unlabeled is not None:
+            yield from read_unlabeled(task.unlabeled, self.folder, self.recipe.split, gold=bool(task.test))
+
+    def gold(self) -> dict[str, list[Source]]:
+        """Gold tests by name."""
+        tests = self.recipe.task.test
+        return {
+            name: read_pairs(path, self.folder, f"task.test.{name}", answered=True, side="test")
+            for name, path in tests.items()
+        }
+
+    def close(self) -> None:
+        """Give back what teachers hold, and close the ledger."""
+
+        async def close_teachers() -> None:
+            for teacher in self._plain.values():
+                await teacher.close()
+
+        asyncio.run(close_teachers())
+        if self._opened is not None:
+            self._opened.close()
+
+
+def versions() -> dict[str, str]:
+    """What answers may depend on, for manifests; never part of an identity."""
+    names = ("torch", "transformers", "trl", "pyarrow", "scikit-learn")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}

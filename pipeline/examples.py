@@ -1,0 +1,130 @@
+"""How rows stand on disk: Parquet configs joined by id.
+
+`default` is what fine-tuning reads, `logprobs` what distillation adds, `provenance` where a row comes from; `rejected`
+and `failed` hold the rows that did not make it, with the reason. Free-form JSON is text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..data.artifact import Artifact, ShardWriter
+from ..data.errors import UnderstudyError
+from ..data.rows import Example, Failed, Rejected, Side, Source
+
+CONFIGS = ("default", "logprobs", "provenance", "rejected", "failed")
+
+
+@dataclass
+class Counts:
+    """requested = accepted + rejected (by reason) + failed (by class) + pending."""
+
+    requested: int = 0
+    accepted: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    pending: int = 0
+
+    def check(self, stage: str) -> None:
+        """Raise where a row got lost or was made twice: that is our fault and must not pass."""
+        total = self.accepted + self.rejected.total() + self.failed.total() + self.pending
+        if total != self.requested:
+            raise UnderstudyError(f"{stage}: {self.requested} rows were requested, but {total} are accounted for")
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "requested": self.requested,
+            "accepted": self.accepted,
+            "rejected": dict(sorted(self.rejected.items())),
+            "failed": dict(sorted(self.failed.items())),
+            "pending": self.pending,
+        }
+
+    def __str__(self) -> str:
+        parts = [f"{self.requested} requested = {self.accepted} accepted"]
+        for name, counts in (("rejected", self.rejected), ("failed", self.failed)):
+            reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(counts.items()))
+            parts.append(f"{counts.total()} {name}" + (f" ({reasons})" if reasons else ""))
+        return " + ".join([*parts, f"{self.pending} pending"])
+
+
+class ExampleWriter:
+    """Writes each row to the config it belongs to and counts it."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        import pyarrow as pa
+
+        text, texts, numbers = pa.string(), pa.list_(pa.string()), pa.list_(pa.float32())
+        schemas = {
+            "default": {"id": text, "side": text, "prompt": text, "completion": text},
+            "logprobs": {"id": text, "labels": texts, "logprobs": numbers, "evidence": text},
+            "provenance": {"id": text, "root": text, "origin": text},
+            "rejected": {"id": text, "reason": text, "evidence": text},
+            "failed": {"id": text, "class": text, "message": text},
+        }
+        self._writers = {
+            config: ShardWriter(artifact, config, pa.schema(list(schemas[config].items()))) for config in CONFIGS
+        }
+        self.counts = Counts()
+
+    def add(self, row: Example | Source | Rejected | Failed) -> None:
+        self.counts.requested += 1
+        match row:
+            case Rejected():
+                self.counts.rejected[row.reason] += 1
+                self._put("rejected", {"id": row.id, "reason": row.reason, "evidence": row.evidence})
+            case Failed():
+                self.counts.failed[row.kind] += 1
+                self._put("failed", {"id": row.id, "class": row.kind, "message": row.message})
+            case _:
+                self.counts.accepted += 1
+                self._put("default", {"id": row.id, "side": row.side, "prompt": row.input, "completion": row.output})
+                self._put("provenance", {"id": row.id, "root": row.root, "origin": row.origin})
+                if isinstance(row, Example):
+                    self._put("logprobs", {"id": row.id, "evidence": row.evidence, **_logprobs(row)})
+
+    def close(self) -> dict[str, list[dict[str, Any]]]:
+        """Shards of every config that has rows."""
+        return {config: shards for config, writer in self._writers.items() if (shards := writer.close())}
+
+    def _put(self, config: str, row: dict[str, Any]) -> None:
+        self._writers[config].add(row)
+
+
+def _logprobs(row: Example) -> dict[str, Any]:
+    if row.probs is None:
+        return {"labels": None, "logprobs": None}
+    return {"labels": list(row.probs), "logprobs": [math.log(max(p, 1e-30)) for p in row.probs.values()]}
+
+
+def read_examples(artifact: Artifact, *sides: Side) -> Iterator[Example]:
+    """The accepted rows of a stage on the sides asked for, or on all."""
+    configs = (artifact.rows(config) for config in ("default", "logprobs", "provenance"))
+    for row, soft, origin in zip(*configs, strict=True):
+        assert row["id"] == soft["id"] == origin["id"], f"{artifact.path}: configs are out of step"
+        if sides and row["side"] not in sides:
+            continue
+        probs = None
+        if soft["labels"] is not None:
+            probs = {label: math.exp(p) for label, p in zip(soft["labels"], soft["logprobs"], strict=True)}
+        yield Example(
+            row["id"], row["prompt"], row["completion"], origin["root"], row["side"], origin["origin"], probs,
+            soft["evidence"],
+        )  # fmt: skip
+
+
+def read_sources(artifact: Artifact) -> Iterator[Source]:
+    """The inputs that a stage wrote."""
+    for row, origin in zip(artifact.rows("default"), artifact.rows("provenance"), strict=True):
+        yield Source(row["id"], row["prompt"], origin["root"], row["side"], origin["origin"], row["completion"])
+
+
+def sample_rows(rows: Iterable[Example], limit: int) -> list[Example]:
+    """The ``limit`` rows whose ids sort first: a sample that no order of arrival decides."""
+    import heapq
+
+    return heapq.nsmallest(limit, rows, key=lambda row: row.id)

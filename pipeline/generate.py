@@ -1,0 +1,153 @@
+"""Stage: a teacher writes inputs from the seeds, balanced over the labels.
+
+Candidate i is decided by the task, the seeds, the template and i alone. Answers are asked for in any order and accepted
+in order of i, so `rows` counts accepted rows, and the loop tops up what was rejected until they are there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..data.artifact import Artifact
+from ..data.duplicates import Duplicates
+from ..data.errors import BadInput, NotEnoughData
+from ..data.fingerprint import fraction, row_id
+from ..data.rows import Answer, Failed, Prompt, Rejected, Source
+from ..data.sides import side_of
+from ..data.sources import read_pairs
+from ..data.teacher import Sampling
+from .ask import for_each
+from .context import Run
+from .examples import ExampleWriter
+from .outcome import Outcome, refuse_too_many_failed
+from .recipe import GenerateStage
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One input to be written: from which seed, for which label."""
+
+    number: int
+    seed: Source
+    label: str
+    examples: tuple[str, ...]
+
+    @property
+    def id(self) -> str:
+        return row_id("generated", str(self.number), self.seed.id, self.label)
+
+
+def read_seeds(run: Run) -> list[Source]:
+    """The seeds with their sides; a seed's output must be a label where the task has labels."""
+    task = run.recipe.task
+    assert task.seeds is not None
+    seeds = []
+    for seed in read_pairs(task.seeds, run.folder, "task.seeds", answered=False):
+        if run.recipe.labels and seed.output is not None and seed.output not in run.recipe.labels:
+            raise BadInput(
+                f"task.seeds: {task.seeds}: the output '{seed.output}' of '{seed.input[:40]}' is not one of the labels "
+                f"{', '.join(run.recipe.labels)}; correct it, or add the label"
+            )
+        side = side_of(seed.root, run.recipe.split, gold=bool(task.test))
+        seeds.append(Source(seed.id, seed.input, seed.root, side, "seed", seed.output))
+    return seeds
+
+
+class Candidates:
+    """Candidate by number."""
+
+    def __init__(self, seeds: Sequence[Source], labels: Sequence[str], examples: int) -> None:
+        self._seeds = seeds
+        self._labels = labels
+        self._examples = examples
+
+    def __getitem__(self, number: int) -> Candidate:
+        label = self._labels[number % len(self._labels)] if self._labels else ""
+        fitting = [seed for seed in self._seeds if not label or seed.output in (None, label)] or list(self._seeds)
+        seed = fitting[int(fraction("seed", str(number)) * len(fitting))]
+        near = [other for other in fitting if other.side == seed.side and other is not seed]
+        near.sort(key=lambda other: fraction("example", str(number), other.id))
+        chosen = [seed, *near][: self._examples]
+        return Candidate(number, seed, label, tuple(other.input for other in chosen))
+
+
+def generate(run: Run, artifact: Artifact) -> Outcome:
+    """Ask, accept in order, top up."""
+    stage = run.recipe.generate
+    assert stage is not None
+    seeds = read_seeds(run)
+    candidates = Candidates(seeds, list(run.recipe.labels), stage.examples)
+    writer = ExampleWriter(artifact)
+    known = Duplicates(run.recipe.curate.duplicates)
+    for seed in seeds:
+        known.seen(seed.id, seed.input)
+    ceiling = math.ceil(stage.rows * stage.ceiling)
+    asked = 0
+    with run.reporter.track("generate", stage.rows) as tracker:
+        while writer.counts.accepted < stage.rows and asked < ceiling:
+            missing = stage.rows - writer.counts.accepted
+            block = [candidates[i] for i in range(asked, min(ceiling, asked + max(missing, 64)))]
+            answers = asyncio.run(_ask(run, stage, block))
+            for candidate, answer in zip(block, answers, strict=True):
+                asked += 1
+                writer.add(_decide(candidate, answer, known))
+                tracker.advance(to=writer.counts.accepted)
+                if writer.counts.accepted == stage.rows:
+                    break
+            refuse_too_many_failed("generate", writer.counts, run.recipe.max_failed)
+    if writer.counts.accepted < stage.rows:
+        raise NotEnoughData(
+            f"generate: {asked} candidates gave {writer.counts.accepted} of {stage.rows} rows ({writer.counts}); "
+            "add seeds, raise temperature or generate.ceiling, or ask for fewer rows"
+        )
+    return Outcome(writer.close(), writer.counts)
+
+
+async def _ask(run: Run, stage: GenerateStage, block: Sequence[Candidate]) -> list[Answer | Failed]:
+    teacher_name = run.recipe.teacher_of("generate")
+    teacher = run.teacher(teacher_name)
+    sampling = Sampling(temperature=stage.temperature, max_tokens=stage.max_tokens)
+    answers: dict[int, Answer | Failed] = {}
+
+    async def ask(candidate: Candidate) -> None:
+        prompt = Prompt(candidate.id, run.generate_template.render(_values(run, candidate)), sample=candidate.number)
+        answers[candidate.number] = await teacher.answer(prompt, sampling)
+
+    with run.reporter.track("generate", len(block), "requests") as tracker:
+
+        async def ask_and_show(candidate: Candidate) -> None:
+            await ask(candidate)
+            tracker.advance()
+
+        await for_each(block, ask_and_show, run.window(teacher_name))
+    return [answers[candidate.number] for candidate in block]
+
+
+def _values(run: Run, candidate: Candidate) -> dict[str, object]:
+    return {
+        "instruction": run.recipe.task.instruction,
+        "label": candidate.label,
+        "meaning": run.recipe.labels.get(candidate.label, ""),
+        "schema": run.recipe.schema_text,
+        "examples": candidate.examples,
+        "number": candidate.number,
+    }
+
+
+def _decide(candidate: Candidate, answer: Answer | Failed, known: Duplicates) -> Source | Rejected | Failed:
+    if isinstance(answer, Failed):
+        return answer
+    text = answer.text.strip().removeprefix("Input:").strip().strip('"')
+    if answer.finish_reason == "length":
+        return Rejected(candidate.id, "cut_short", text[-200:])
+    if not text:
+        return Rejected(candidate.id, "empty")
+    if copy := known.seen(candidate.id, text):
+        return Rejected(candidate.id, f"{copy[0]}_duplicate", f"of {copy[1]}: {text[:160]}")
+    seed = candidate.seed
+    return Source(candidate.id, text, seed.root, seed.side, "generated", candidate.label or None)

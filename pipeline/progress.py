@@ -1,0 +1,102 @@
+"""What a run says while it works: lines and a live bar for people on stderr, one JSON event a line for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_EVERY_SECONDS = 5.0
+"""Between two progress lines where there is no terminal; between two JSON events it is a fifth of that."""
+
+
+class Reporter:
+    """Says things once, in the form that was asked for.
+
+    Args:
+        events: write JSON events to stdout.
+    """
+
+    def __init__(self, *, events: bool = False) -> None:
+        self._events = events
+
+    def say(self, text: str) -> None:
+        """A line for people."""
+        print(text, file=sys.stderr, flush=True)
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """A line for programs; nothing unless events were asked for."""
+        if self._events:
+            print(json.dumps({"event": kind, **fields}, ensure_ascii=False), flush=True)
+
+    @contextmanager
+    def track(self, stage: str, total: int | None, unit: str = "rows") -> Iterator[Tracker]:
+        """Show how far a stage is, live in a terminal, else a line now and then."""
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (
+                TextColumn("{task.description:<10}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[detail]}"),
+                TimeRemainingColumn(),
+            )
+            with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+                task = bar.add_task(stage, total=total, detail="")
+
+                def draw(done: int, detail: str, total: int | None = total) -> None:
+                    bar.update(task, completed=done, detail=detail, total=total)
+
+                yield Tracker(self, stage, total, unit, draw)
+        else:
+            yield Tracker(self, stage, total, unit, None)
+
+
+class Tracker:
+    """Counts the finished items of one stage."""
+
+    def __init__(self, reporter: Reporter, stage: str, total: int | None, unit: str, draw: Any) -> None:
+        self.done = 0
+        self._reporter = reporter
+        self._stage = stage
+        self._total = total
+        self._unit = unit
+        self._draw = draw
+        self._started = time.monotonic()
+        self._drawn = self._said = self._sent = self._started
+
+    def expect(self, total: int) -> None:
+        """Say how many items there will be, once that is known."""
+        self._total = total
+        if self._draw is not None:
+            self._draw(self.done, "", total)
+
+    def advance(self, detail: str = "", *, to: int | None = None) -> None:
+        """One more item is finished, or ``to`` of them are."""
+        self.done = self.done + 1 if to is None else to
+        now = time.monotonic()
+        if now - self._drawn < 0.1:
+            return
+        self._drawn = now
+        rate = f"{self.done / (now - self._started):.0f} {self._unit}/s"
+        shown = f"{rate} {detail}".strip()
+        if self._draw is not None:
+            self._draw(self.done, shown, self._total)
+        elif now - self._said > _EVERY_SECONDS:
+            self._said = now
+            of = f"/{self._total}" if self._total else ""
+            self._reporter.say(f"  {self._stage}: {self.done}{of} {self._unit}, {shown}{self._left(now)}")
+        if now - self._sent > _EVERY_SECONDS / 5:
+            self._sent = now
+            self._reporter.event("progress", stage=self._stage, done=self.done, total=self._total, detail=detail)
+
+    def _left(self, now: float) -> str:
+        if not self._total or not self.done:
+            return ""
+        seconds = (now - self._started) / self.done * (self._total - self.done)
+        return f", {seconds:.0f} s left"

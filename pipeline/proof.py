@@ -1,0 +1,94 @@
+"""The report of a run, put together from the manifests of its stages; nothing is computed that is not in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ..data.rows import SIDES
+from .context import Run
+from .report import first_line, write_report
+
+EXIT_CODES = {"pass": 0, "fail": 4, "not_enough_data": 6}
+
+_EMPTY_ROWS = {"requested": 0, "accepted": 0, "rejected": {}, "failed": {}, "pending": 0}
+
+
+def make_report(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The content of report.json."""
+    judged = manifests["evaluate"]
+    summary = dict(judged["summary"])
+    spend = [manifest["spend"] for manifest in manifests.values()]
+    priced = any(teacher.price is not None for teacher in run.recipe.teachers.values())
+    return {
+        "name": run.recipe.name,
+        "created": judged["finished"],
+        **summary,
+        "rows": {key: manifest["rows"] for key, manifest in manifests.items() if manifest["rows"] is not None},
+        "spend": {
+            **{
+                name: sum(part[name] for part in spend)
+                for name in ("requests", "from_ledger", "input_tokens", "output_tokens")
+            },
+            "usd": sum(part["usd"] for part in spend) if priced else None,
+        },
+        "seconds": {key: manifest["seconds"] for key, manifest in manifests.items()},
+        "provenance": {
+            "teacher": run.recipe.teacher_of("label") + ": " + manifests["label"]["summary"]["teacher"],
+            "recipe_fingerprint": run.recipe.fingerprint,
+            "stages": {key: manifest["fingerprint"] for key, manifest in manifests.items()},
+            "versions": judged["versions"],
+            "seeds": {name: student.train.seeds for name, student in run.recipe.students.items()},
+            "machine": {"cores": judged["cores"]},
+        },
+        "notes": _notes(run, manifests),
+    }
+
+
+def publish_report(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Write report.json and report.html into the run's folder, unless they are there already."""
+    report = make_report(run, manifests)
+    folder = run.storage.local(run.recipe.name)
+    try:
+        known = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = None
+    if known != report or not (folder / "report.html").exists():
+        write_report(report, folder)
+    return report
+
+
+def verdict_lines(report: Mapping[str, Any]) -> list[str]:
+    """The lines that a person should read first: the verdict, then why."""
+    return [first_line(report), *([report["verdict"]["reason"]] if report["verdict"] else [])]
+
+
+def score_lines(report: Mapping[str, Any]) -> list[str]:
+    """Scores of every model on every test, aligned for a terminal."""
+    lines = []
+    for test, facts in report["tests"].items():
+        lines.append(f"{test} ({facts['rows']} rows, {'gold' if facts['gold'] else facts['source']})")
+        for name, model in report["models"].items():
+            if score := model["score"].get(test):
+                size = f"{model['parameters']:>12,} parameters" if model["parameters"] else " " * 23
+                speed = f"{model['latency_ms']['p50']:8.1f} ms" if model["latency_ms"] else ""
+                interval = f"[{score['low']:.1f}, {score['high']:.1f}]"
+                lines.append(f"  {name:<12} {score['value']:6.1f}  {interval:<14} {size} {speed}".rstrip())
+    return lines
+
+
+def _notes(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    notes = []
+    origins = {name: n for name, n in manifests["label"]["summary"]["origins"].items() if n}
+    shares = ", ".join(f"{n} {name}" for name, n in origins.items())
+    notes.append(f"Inputs: {shares}.")
+    sides = manifests["curate"]["summary"]["sides"]
+    notes.append("Rows by side: " + ", ".join(f"{sides[side]} {side}" for side in SIDES if side in sides) + ".")
+    for name, student in run.recipe.students.items():
+        if len(student.train.seeds) == 1:
+            notes.append(f"Student '{name}' was trained with a single seed; the spread over seeds is not known.")
+    failed = manifests["evaluate"]["rows"]["failed"]
+    if failed:
+        notes.append(f"{sum(failed.values())} test rows could not be asked and are left out for every model.")
+    return notes

@@ -1,0 +1,437 @@
+"""The recipe: one YAML file that says what is learnt, from whom, by which student, and how it is judged.
+
+Every field that changes rows is in the fingerprint of the stage that reads it; nothing here says where a run happens
+or how many workers it has.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from ..data.config import Recipe, plain, read_yaml, refusal
+from ..data.duplicates import DuplicateRecipe
+from ..data.errors import BadInput
+from ..data.fingerprint import canonical, fingerprint
+from ..data.sides import Split
+from ..data.sources import Unlabeled
+from ..data.teacher import Sampling
+from ..students.config import StudentRecipe
+from ..teachers.config import AnyTeacher
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""What may name a job, and so a folder."""
+
+_TAKEN = ("ledger", "stages")
+"""Folders of a root that are no job's."""
+
+_OTHER_MODELS = ("teacher", "majority", "linear")
+"""Models of every report that are no student's."""
+
+
+def _fault(message: str, *key: str | int) -> ValidationError:
+    """A refusal that points at a key below the model which raises it."""
+    kind = PydanticCustomError("value_error", "{said}", {"said": message})
+    return ValidationError.from_exception_data("recipe", [InitErrorDetails(type=kind, loc=key, input=None)])
+
+
+class _Task(Recipe):
+    instruction: str = Field(min_length=1)
+    """What is asked of the teacher, and of the student in its place."""
+
+    seeds: str | None = None
+    """File of {input, output?} by hand; they show a teacher what to write."""
+
+    unlabeled: Unlabeled | None = None
+    """Inputs to be labelled: a path, or a mapping that says which columns to read."""
+
+    test: dict[str, str] = Field(default_factory=dict)
+    """Gold tests by name, each a file of {input, output}; the first one is the verdict's."""
+
+    @field_validator("unlabeled", mode="before")
+    @classmethod
+    def _a_path_alone_will_do(cls, value: Any) -> Any:
+        return {"path": str(value)} if isinstance(value, str) else value
+
+    @field_validator("test")
+    @classmethod
+    def _held_out_is_taken(cls, tests: dict[str, str]) -> dict[str, str]:
+        if "held_out" in tests:
+            raise _fault("names the rows held out of the inputs; choose another name", "held_out")
+        return tests
+
+
+class Classify(_Task):
+    """One label out of a closed set."""
+
+    kind: Literal["classify"]
+
+    labels: dict[str, str]
+    """The labels, as a list or with a definition each, which the teacher reads."""
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _a_list_will_do(cls, value: Any) -> Any:
+        if isinstance(value, str) or not isinstance(value, Sequence | Mapping):
+            raise ValueError("expected a list of labels, or a mapping from labels to what each means")
+        meanings = value if isinstance(value, Mapping) else {}
+        labels: dict[str, Any] = {}
+        for place, label in enumerate(value):
+            if not isinstance(label, str):
+                shown = canonical(plain(label)) if isinstance(label, bool | int | float | None) else str(label)
+                fault = f"label {shown} is not text; put it in quotes: '{shown}'"
+                raise _fault(fault, shown if meanings else place)
+            if label in labels:
+                raise _fault(f"label '{label}' is given twice; a label may be given once: remove one", place)
+            meaning = meanings.get(label)
+            labels[label] = "" if meaning is None else meaning
+        return labels
+
+    @field_validator("labels")
+    @classmethod
+    def _labels_differ(cls, labels: dict[str, str]) -> dict[str, str]:
+        if len(labels) < 2:
+            raise ValueError(f"{len(labels)} label given; a choice needs at least 2")
+        seen: dict[str, str] = {}
+        for label in labels:
+            if not label.strip():
+                raise ValueError("a label is empty; give it a name, or remove it")
+            if label != label.strip() or len(label.splitlines()) > 1:
+                raise ValueError(f"label {label!r} has space around it or several lines; write it as one word or line")
+            if (other := seen.setdefault(label.casefold(), label)) != label:
+                raise ValueError(f"labels '{other}' and '{label}' differ in case only; rename one")
+        return labels
+
+
+class Extract(_Task):
+    """A JSON object by a schema."""
+
+    kind: Literal["extract"]
+
+    json_schema: dict[str, Any] = Field(alias="schema")
+    """JSON Schema (draft 2020-12) of the answer."""
+
+    @field_validator("json_schema", mode="before")
+    @classmethod
+    def _a_schema(cls, value: Any) -> Any:
+        import jsonschema
+        from referencing import Registry
+        from referencing.exceptions import Unresolvable
+        from referencing.jsonschema import DRAFT202012
+
+        schema = plain(value)
+        try:
+            canonical(schema)
+            jsonschema.Draft202012Validator.check_schema(schema)
+        except TypeError as error:
+            raise ValueError(f"not JSON: {error}; put dates, and numbers used as names, in quotes") from None
+        except jsonschema.SchemaError as error:
+            raise ValueError(f"not a JSON Schema: {error.message}; mend it") from None
+        inside = Registry().with_resource("", DRAFT202012.create_resource(schema)).resolver()
+        for reference in _references(schema):
+            try:
+                inside.lookup(reference)
+            except Unresolvable:
+                raise ValueError(f"$ref '{reference}' leads nowhere inside the schema; define it in `$defs`") from None
+        return schema
+
+
+def _references(schema: Any) -> Iterator[str]:
+    """Every `$ref` of a schema, at any depth."""
+    if isinstance(schema, dict):
+        if isinstance(reference := schema.get("$ref"), str):
+            yield reference
+        for part in schema.values():
+            yield from _references(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from _references(part)
+
+
+class Generate(_Task):
+    """Free text."""
+
+    kind: Literal["generate"]
+    scorer: Literal["exact"] = "exact"
+    """How an answer is compared with the reference: equal after folding case, punctuation and space."""
+
+
+class Prompts(Recipe):
+    """Templates in the place of the packaged ones; each a file."""
+
+    label: str | None = None
+    """What the labelling teacher reads."""
+
+    generate: str | None = None
+    """What the writing teacher reads."""
+
+
+class GenerateStage(Recipe):
+    """A teacher writes inputs from the seeds, balanced over the labels."""
+
+    teacher: str | None = None
+    """Name under `teachers:`; may be left out where there is one."""
+
+    rows: int = Field(gt=0)
+    """Rows wanted after rejection."""
+
+    temperature: float = Field(1.0, ge=0, le=2)
+    max_tokens: int = Field(256, gt=0)
+    examples: int = Field(3, ge=0)
+    """Seeds of the same side and label shown in a prompt."""
+
+    ceiling: float = Field(5.0, ge=1)
+    """Candidates asked for at most, as a multiple of `rows`."""
+
+
+class LabelStage(Recipe):
+    """A teacher answers every input."""
+
+    teacher: str | None = None
+    samples: int = Field(1, ge=1, le=64)
+    """Answers drawn per input; with several, the most frequent one is taken."""
+
+    temperature: float = Field(0.0, ge=0, le=2)
+    max_tokens: int = Field(512, gt=0)
+    logprobs: int = Field(0, ge=0, le=20)
+    """Alternatives per token; with closed labels they become the teacher's probabilities."""
+
+    retries: int = Field(2, ge=0)
+    """Further draws for an answer that cannot be used."""
+
+    @model_validator(mode="after")
+    def _greedy_draws_once(self) -> LabelStage:
+        if self.temperature == 0 and self.samples > 1:
+            raise ValueError(
+                f"temperature = 0 gives the same answer {self.samples} times; set samples = 1, or a temperature above 0"
+            )
+        return self
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(temperature=self.temperature, max_tokens=self.max_tokens, logprobs=self.logprobs)
+
+
+class CurateStage(Recipe):
+    """Which labelled rows a student may learn from."""
+
+    duplicates: DuplicateRecipe = DuplicateRecipe()
+
+
+class EvaluateStage(Recipe):
+    """How the student is judged."""
+
+    margin: float = Field(2.0, gt=0, le=100)
+    """Points (of 100) by which the student may be worse than the teacher."""
+
+    student: str | None = None
+    """Whose verdict it is; by default the first student."""
+
+
+class Budget(Recipe):
+    """A hard cap on what is paid to teachers."""
+
+    usd: float = Field(gt=0)
+    per: Literal["run"] = "run"
+
+
+class JobRecipe(Recipe):
+    """The whole file."""
+
+    name: str
+    """Names the run's folder under the root."""
+
+    task: Annotated[Classify | Extract | Generate, Field(discriminator="kind")]
+    split: Split = Split()
+    prompts: Prompts = Prompts()
+    teachers: dict[str, AnyTeacher]
+    generate: GenerateStage | None = None
+    label: LabelStage = LabelStage()
+    curate: CurateStage = CurateStage()
+    students: dict[str, StudentRecipe] = Field(default_factory=dict)
+    student: StudentRecipe | None = Field(None, exclude=True)
+    """Short form of `students` for one; empty once it is read."""
+    evaluate: EvaluateStage = EvaluateStage()
+    budget: Budget | None = None
+    max_failed: float = Field(0.01, ge=0, le=1)
+    """Share of a stage's rows that may fail before the run stops."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_student_will_do(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and "student" in value:
+            if "students" in value:
+                raise _fault("`students` is given too; keep one of the two", "student")
+            rest = {key: item for key, item in value.items() if key != "student"}
+            return {**rest, "students": {"student": {} if value["student"] is None else value["student"]}}
+        return value
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if not NAME.fullmatch(name):
+            raise ValueError(f"'{name}' cannot name a folder; use at most 100 letters, digits, '-', '_' and '.'")
+        if name in _TAKEN:
+            raise ValueError(f"'{name}' is a folder that every root has; choose another name")
+        return name
+
+    @field_validator("teachers")
+    @classmethod
+    def _somebody_teaches(cls, teachers: dict[str, AnyTeacher]) -> dict[str, AnyTeacher]:
+        if not teachers:
+            raise ValueError("holds no teacher; add one, such as lead: {kind: openai, model: ...}")
+        return teachers
+
+    @field_validator("students")
+    @classmethod
+    def _students_are_nobody_else(cls, students: dict[str, StudentRecipe]) -> dict[str, StudentRecipe]:
+        for name in students:
+            if name in _OTHER_MODELS:
+                raise _fault(f"'{name}' is another model of the report; choose another name", name)
+        return students
+
+    @model_validator(mode="after")
+    def _the_parts_fit(self) -> JobRecipe:
+        task = self.task
+        if task.seeds is None and task.unlabeled is None:
+            raise _fault("has neither `seeds` nor `unlabeled`, so there is nothing to learn from; add one", "task")
+        if task.unlabeled is None and self.generate is None:
+            raise _fault("seeds alone are no inputs to label; add a `generate` section, or task.unlabeled", "task")
+        if self.generate is not None and task.seeds is None:
+            raise _fault("inputs are written from seeds; add task.seeds, a file of {input, output?}", "generate")
+        for stage, chosen in (("generate", self.generate), ("label", self.label)):
+            if chosen is None:
+                continue
+            names = ", ".join(self.teachers)
+            if chosen.teacher is None and len(self.teachers) > 1:
+                raise _fault(f"says no `teacher`; choose one of {names}", stage)
+            if chosen.teacher is not None and chosen.teacher not in self.teachers:
+                raise _fault(f"'{chosen.teacher}' is no teacher of this recipe; defined: {names}", stage, "teacher")
+        judged = self.evaluate.student
+        if judged is not None and judged not in self.students:
+            defined = ", ".join(self.students) or "none"
+            raise _fault(f"'{judged}' is no student of this recipe; defined: {defined}", "evaluate", "student")
+        if self.budget is not None:
+            for name, teacher in self.teachers.items():
+                if teacher.kind == "openai" and teacher.price is None:
+                    raise _fault(
+                        "has no price, so budget.usd cannot be kept; add price: {input: ..., output: ...} in dollars "
+                        "per million tokens",
+                        "teachers",
+                        name,
+                    )
+        return self
+
+    def teacher_of(self, stage: Literal["generate", "label"]) -> str:
+        """Name of the teacher that a stage asks."""
+        chosen = self.generate.teacher if stage == "generate" and self.generate else self.label.teacher
+        return chosen or next(iter(self.teachers))
+
+    @property
+    def judged_student(self) -> str | None:
+        return self.evaluate.student or next(iter(self.students), None)
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """Labels with their definitions; empty where the task is not closed."""
+        return self.task.labels if isinstance(self.task, Classify) else {}
+
+    @cached_property
+    def schema_text(self) -> str:
+        """The answer's JSON Schema as canonical text; empty where the task has none."""
+        return canonical(self.task.json_schema) if isinstance(self.task, Extract) else ""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identity of the whole file, for the record; stages have their own."""
+        return fingerprint(self.model_dump(by_alias=True))
+
+
+class LoadedRecipe(Recipe):
+    """A recipe together with where it stands and what the command line changed."""
+
+    recipe: JobRecipe
+    path: Path
+    text: str
+    """The file as it was read, to tell whether it changed under a running job."""
+    overrides: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """What paths in the recipe are relative to."""
+        return self.path.parent
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """Read and check a recipe.
+
+    Args:
+        overrides: `key.path=value` each, from `--set`; `train.` and `init.` alone mean every student.
+
+    Raises:
+        BadInput: the first thing that is wrong, in one line.
+    """
+    document = read_yaml(path)
+    text = path.read_text(encoding="utf-8")
+    changed = dict(_override(document, override) for override in overrides)
+    try:
+        recipe = JobRecipe.model_validate(document)
+    except ValidationError as error:
+        if overrides and _is_sound(read_yaml(path)):
+            where = " ".join([str(path), "with", *(f"--set {override}" for override in overrides)])
+            raise refusal(error, plain(document), where, JobRecipe) from None
+        raise refusal(error, document, str(path), JobRecipe) from None
+    return LoadedRecipe(recipe=recipe, path=path.resolve(), text=text, overrides=changed)
+
+
+def _is_sound(document: Mapping[str, Any]) -> bool:
+    """Whether a recipe may be used as it stands in its file, so that only `--set` can be at fault."""
+    try:
+        JobRecipe.model_validate(document)
+    except ValidationError:
+        return False
+    return True
+
+
+def _override(document: dict[str, Any], override: str) -> tuple[str, Any]:
+    """Change the document in place; returns the key and the new value."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    key, equals, value_text = override.partition("=")
+    path = key.strip().split(".")
+    if not equals or not all(path):
+        raise BadInput(f"--set {override}: expected key.path=value, such as --set train.epochs=1")
+    try:
+        value = plain(YAML(typ="rt").load(value_text))
+    except YAMLError:
+        raise BadInput(f"--set {override}: '{value_text}' is not a YAML value; put text in quotes") from None
+    if path[0] in ("train", "init"):
+        students = document.get("students")
+        places = [["students", name] for name in students] if isinstance(students, Mapping) else []
+        places += [["student"]] if "student" in document else []
+        if not places:
+            raise BadInput(f"--set {override}: the recipe has no student; add a `student:` section")
+        for place in places:
+            _put(document, [*place, *path], value, override)
+    else:
+        _put(document, path, value, override)
+    return key.strip(), value
+
+
+def _put(document: Any, path: Sequence[str], value: Any, override: str) -> None:
+    for part in path[:-1]:
+        if not isinstance(document, dict):
+            raise BadInput(f"--set {override}: '{part}' stands inside a value that holds no keys")
+        if document.get(part) is None:
+            document[part] = {}
+        document = document[part]
+    if not isinstance(document, dict):
+        raise BadInput(f"--set {override}: '{path[-1]}' stands inside a value that holds no keys")
+    document[path[-1]] = value

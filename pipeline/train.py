@@ -1,0 +1,56 @@
+"""Stage: a student learns the curated rows, once for every seed; the seed best on the validation side is kept."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+from ..data.artifact import Artifact
+from ..data.errors import BadInput
+from ..data.rows import Example
+from .context import Run
+from .examples import read_examples
+from .outcome import Outcome
+
+VERSION = 1
+
+
+def train(run: Run, artifact: Artifact, curated: Artifact, name: str) -> Outcome:
+    """Train every seed into ``seed-<n>``; a finished seed is not trained again."""
+    from ..students.trainer import TrainingRows, train_student
+
+    student = run.recipe.students[name]
+    rows = TrainingRows(
+        train=lambda: read_examples(curated, "train"),
+        validation=lambda: read_examples(curated, "validation"),
+        labels=tuple(run.recipe.labels),
+    )
+    if student.train.labels == "soft" and not any(_soft(rows.train())):
+        raise BadInput(
+            f"students.{name}.train.labels = 'soft', but the teacher gave no probabilities; set label.logprobs or "
+            "label.samples above 1, or use labels: auto"
+        )
+    trained: list[dict[str, Any]] = []
+    for seed in student.train.seeds:
+        folder = artifact.folder / f"seed-{seed}"
+        with run.reporter.track(f"train {name}", None, "steps") as tracker:
+
+            def show(step: int, steps: int, detail: str, tracker: Any = tracker) -> None:
+                tracker.expect(steps)
+                tracker.advance(detail, to=step)
+
+            result = train_student(student, rows, folder, seed, show)
+        run.reporter.say(
+            f"  seed {seed}: validation {result['validation_agreement']:.1f}, {result['parameters']:,} parameters, "
+            f"{result['seconds']:.0f} s"
+        )
+        trained.append({"seed": seed, **result})
+    for folder in artifact.folder.glob("seed-*/work"):
+        shutil.rmtree(folder)
+    chosen = max(trained, key=lambda result: (result["validation_agreement"], -result["validation_loss"]))
+    return Outcome(summary={"seeds": trained, "chosen": chosen["seed"]})
+
+
+def _soft(rows: Iterator[Example]) -> Iterator[bool]:
+    return (row.probs is not None for row in rows)

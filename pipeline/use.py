@@ -1,0 +1,62 @@
+"""The student at work: the same prompt and the same code as when it was judged."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from ..data.errors import BadInput
+from ..data.rows import Answer
+from .context import Run
+from .evaluate import student_prompt, student_sampling
+from .run import artifacts
+
+_AT_ONCE = 64
+
+
+def student_folder(run: Run, name: str | None) -> tuple[str, Path]:
+    """The chosen student's name and folder.
+
+    Raises:
+        BadInput: there is no such student, or it is not trained yet.
+    """
+    chosen = name or run.recipe.judged_student
+    if chosen is None or chosen not in run.recipe.students:
+        defined = ", ".join(run.recipe.students) or "none"
+        raise BadInput(f"--student {chosen}: no such student; defined: {defined}")
+    artifact = artifacts(run)[f"train:{chosen}"][1]
+    manifest = artifact.manifest()
+    if manifest is None:
+        raise BadInput(f"student '{chosen}' is not trained yet; `understudy train {run.loaded.path}` does it")
+    return chosen, artifact.folder / f"seed-{manifest['summary']['chosen']}"
+
+
+def answers(run: Run, name: str | None, inputs: Iterable[str]) -> Iterator[tuple[str, str, float | None]]:
+    """Each input with the student's answer and, for closed labels, how sure it is; in order, a few at a time."""
+    from ..teachers.transformers import TransformersTeacher
+
+    chosen, folder = student_folder(run, name)
+    model = TransformersTeacher(folder, batch=_AT_ONCE)
+    source = iter(inputs)
+    while some := list(islice(source, _AT_ONCE)):
+        for given, answer in zip(some, asyncio.run(_answer(run, chosen, model, some)), strict=True):
+            sure = math.exp(answer.scores[answer.text]) if answer.scores is not None else None
+            yield given, answer.text, sure
+
+
+async def _answer(run: Run, name: str, model: object, inputs: Sequence[str]) -> list[Answer]:
+    from ..teachers.transformers import TransformersTeacher
+
+    assert isinstance(model, TransformersTeacher)
+    sampling = student_sampling(run.recipe.students[name])
+    labels = list(run.recipe.labels)
+    prompts = [student_prompt(str(number), text, labels) for number, text in enumerate(inputs)]
+    said = await asyncio.gather(*(model.answer(prompt, sampling) for prompt in prompts))
+    await model.close()
+    for answer in said:
+        if not isinstance(answer, Answer):
+            raise BadInput(f"input {answer.id}: {answer.kind}: {answer.message}; shorten it")
+    return [answer for answer in said if isinstance(answer, Answer)]
