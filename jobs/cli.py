@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,6 +28,16 @@ class _Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # click would answer it with an empty line
+            raise _Stopped from None
+
+
+class _Stopped(Exception):
+    """A signal asked us to stop."""
 
 
 @click.group(
@@ -113,7 +123,28 @@ _GATE = click.option("--no-gate", is_flag=True, help="Exit 0 whatever the verdic
 @_GATE
 def run(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool, no_gate: bool) -> int:
     with _opened(recipe, root, overrides, events) as opened:
+        if sys.stderr.isatty():
+            _say_plan(opened)
         return _run(opened, None, not no_gate)
+
+
+def _say_plan(opened: Run) -> None:
+    from ..pipeline.plan import plan as make_plan
+
+    made = make_plan(opened)
+    for line in made.lines():
+        opened.reporter.say(line)
+    opened.reporter.event("plan", **made.as_json())
+
+
+@_recipe_command(
+    "Say what a run would do and cost; asks nobody and spends nothing.",
+    example="understudy plan jobs/tickets/recipe.yaml",
+)
+def plan(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool) -> int:
+    with _opened(recipe, root, overrides, events) as opened:
+        _say_plan(opened)
+    return 0
 
 
 def _stage_command(name: str, help_text: str) -> None:
@@ -186,7 +217,8 @@ def answer(
     from ..pipeline.use import answers
 
     with _opened(recipe, root, overrides, events) as opened:
-        lines = (line.rstrip("\n") for line in sys.stdin) if text == "-" else [text]
+        piped = (line.decode(errors="replace").rstrip("\r\n") for line in sys.stdin.buffer)
+        lines = piped if text == "-" else [text]
         for given, said, confidence in answers(opened, student, lines):
             sure = f"\t{confidence:.3f}" if confidence is not None else ""
             if events:
@@ -222,28 +254,36 @@ def demo(root: Path | None, events: bool) -> int:
     return 0
 
 
-def _interrupt(number: int, _frame: object) -> NoReturn:
-    raise _Interrupted(number)
-
-
-class _Interrupted(BaseException):
-    """A signal asked us to stop."""
+def _one_line(error: click.ClickException) -> str:
+    """What was wrong with the command line, and where to look it up."""
+    said = " ".join(error.format_message().split()).rstrip(".")
+    said = f"understudy: {said[:1].lower()}{said[1:]}"
+    command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "understudy"
+    return said if said.endswith("?") else f"{said}; `{command} --help` shows how it is used"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the console script: errors as one line, exit codes as the contract has them."""
-    for number in _INTERRUPTED:
-        signal.signal(number, _interrupt)
+    received = signal.SIGINT
+
+    def stop(number: int, _frame: object) -> None:
+        nonlocal received
+        received = signal.Signals(number)
+        signal.raise_signal(signal.SIGINT)  # an event loop knows how to end on this one, and on no other
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is started to ignore it
+    signal.signal(signal.SIGTERM, stop)
     try:
         code = cli.main(arguments, standalone_mode=False)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         code = 2
-    except click.Abort:
-        code = 130
-    except _Interrupted as stop:
-        print("stopped; run the same command again to go on", file=sys.stderr)
-        code = _INTERRUPTED[stop.args[0]]
+    except click.ClickException as error:
+        print(_one_line(error), file=sys.stderr)
+        code = 2
+    except (_Stopped, click.Abort, KeyboardInterrupt):
+        print("understudy: stopped; run the same command again to go on", file=sys.stderr)
+        code = _INTERRUPTED[received]
     except UnderstudyError as error:
         print(f"understudy: {error}", file=sys.stderr)
         code = error.exit_code

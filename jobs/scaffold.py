@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
+import json
 import shutil
 from pathlib import Path
 
 from ..data.errors import BadInput
 from ..pipeline import prompts
+from ..pipeline.recipe import NAME, TAKEN
 
 _TEMPLATE = Path(__file__).parent / "template"
 
@@ -21,20 +22,28 @@ def write_job(folder: Path, name: str, source: Path | None) -> Path:
     Raises:
         BadInput: the name cannot be a folder, the job exists, or there is no such file.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise BadInput(f"'{name}' cannot name a job; use letters, digits, '-', '_' and '.'")
+    if not NAME.fullmatch(name) or name in TAKEN:
+        raise BadInput(f"'{name}' cannot name a job; use at most 100 letters, digits, '-', '_' and '.'")
     job = folder / "jobs" / name
     if job.exists():
         raise BadInput(f"{job}: exists already; choose another name, or edit what is there")
     if source is not None and not source.is_file():
         raise BadInput(f"--from {source}: no such file; expected a CSV, JSONL, JSON, Parquet or text file")
+    try:
+        _write(job, name, source)
+    except OSError as error:
+        raise BadInput(f"{job}: cannot be written: {error.strerror}; run it in a folder where you may write") from None
+    return job
+
+
+def _write(job: Path, name: str, source: Path | None) -> None:
     shutil.copytree(Path(prompts.__file__).parent / "templates", job / "prompts")
-    recipe = (_TEMPLATE / "recipe.yaml").read_text(encoding="utf-8").replace("@NAME@", name)
+    recipe = (_TEMPLATE / "recipe.yaml").read_text(encoding="utf-8")
+    recipe = recipe.replace("name: @NAME@", f"name: {json.dumps(name)}").replace("@NAME@", name)
     if source is not None:
         shutil.copy(source, job / source.name)
-        inputs = (
-            f'  unlabeled: {{path: "{source.name}"}}   # also input: "{{subject}} {{body}}", id: and group: columns'
-        )
+        path = json.dumps(source.name, ensure_ascii=False)  # a JSON string is a YAML one
+        inputs = f'  unlabeled: {{path: {path}}}   # also input: "{{subject}} {{body}}", id: and group: columns'
         recipe = recipe.replace("@INPUTS@", inputs).replace("@GENERATE@\n", "\n")
     else:
         shutil.copy(_TEMPLATE / "seeds.jsonl", job / "seeds.jsonl")
@@ -43,4 +52,3 @@ def write_job(folder: Path, name: str, source: Path | None) -> Path:
         )
         recipe = recipe.replace("@GENERATE@", "\ngenerate: {teacher: lead, rows: 2000, temperature: 1.0}")
     (job / "recipe.yaml").write_text(recipe, encoding="utf-8")
-    return job

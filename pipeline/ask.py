@@ -11,7 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..data.errors import BudgetReached, UnderstudyError
 from ..data.rows import Answer, Example, Failed, Prompt, Rejected, Source
@@ -66,6 +66,16 @@ def _cause(failures: BaseExceptionGroup[BaseException]) -> BaseException:
     return next((error for error in leaves if isinstance(error, UnderstudyError)), leaves[0])
 
 
+def label_values(recipe: JobRecipe, text: str) -> dict[str, Any]:
+    """What the template of the label stage may use."""
+    return {
+        "instruction": recipe.task.instruction,
+        "labels": recipe.labels,
+        "schema": recipe.schema_text,
+        "input": text,
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Labeler:
     """Asks one teacher for the task's output of an input, as the recipe says."""
@@ -79,15 +89,9 @@ class Labeler:
 
     def prompt(self, source: Source, sample: int) -> Prompt:
         """What the teacher reads for one draw."""
-        values = {
-            "instruction": self.recipe.task.instruction,
-            "labels": self.recipe.labels,
-            "schema": self.recipe.schema_text,
-            "input": source.input,
-        }
         return Prompt(
             source.id,
-            self.template.render(values),
+            self.template.render(label_values(self.recipe, source.input)),
             choices=tuple(self.recipe.labels),
             schema=self.recipe.schema_text,
             sample=sample,

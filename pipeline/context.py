@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import platform
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
+from ..data.errors import BadInput
 from ..data.ledger import Ledger
 from ..data.rows import Source
 from ..data.sources import read_pairs, read_unlabeled
@@ -99,12 +101,13 @@ class Run:
             yield from read_unlabeled(task.unlabeled, self.folder, self.recipe.split, gold=bool(task.test))
 
     def gold(self) -> dict[str, list[Source]]:
-        """Gold tests by name."""
-        tests = self.recipe.task.test
-        return {
-            name: read_pairs(path, self.folder, f"task.test.{name}", answered=True, side="test")
-            for name, path in tests.items()
-        }
+        """Gold tests by name; where the task has labels, an output is one of them."""
+        tests: dict[str, list[Source]] = {}
+        for name, path in self.recipe.task.test.items():
+            key = f"task.test.{name}"
+            tests[name] = read_pairs(path, self.folder, key, answered=True, side="test")
+            check_labels(tests[name], self.recipe.labels, f"{key}: {path}")
+        return tests
 
     def close(self) -> None:
         """Give back what teachers hold, and close the ledger."""
@@ -116,6 +119,23 @@ class Run:
         asyncio.run(close_teachers())
         if self._opened is not None:
             self._opened.close()
+
+
+def check_labels(rows: Sequence[Source], labels: Collection[str], where: str) -> None:
+    """Refuse an output that is not a label; anything goes where there are no labels.
+
+    Raises:
+        BadInput: it names the first such row and the nearest label.
+    """
+    for number, row in enumerate(rows, 1):
+        if not labels or row.output is None or row.output in labels:
+            continue
+        near = difflib.get_close_matches(row.output, labels, n=1, cutoff=0.5)
+        remedy = f"did you mean '{near[0]}'?" if near else "correct it, or add it to task.labels"
+        raise BadInput(
+            f"{where}: row {number}: the output '{row.output[:80]}' of '{' '.join(row.input.split())[:60]}' is not one "
+            f"of the {len(labels)} labels; {remedy}"
+        )
 
 
 def versions() -> dict[str, str]:

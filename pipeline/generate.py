@@ -13,14 +13,14 @@ from dataclasses import dataclass
 
 from ..data.artifact import Artifact
 from ..data.duplicates import Duplicates
-from ..data.errors import BadInput, NotEnoughData
+from ..data.errors import NotEnoughData
 from ..data.fingerprint import fraction, row_id
 from ..data.rows import Answer, Failed, Prompt, Rejected, Source
 from ..data.sides import side_of
 from ..data.sources import read_pairs
 from ..data.teacher import Sampling
 from .ask import for_each
-from .context import Run
+from .context import Run, check_labels
 from .examples import ExampleWriter
 from .outcome import Outcome, refuse_too_many_failed
 from .recipe import GenerateStage
@@ -46,13 +46,10 @@ def read_seeds(run: Run) -> list[Source]:
     """The seeds with their sides; a seed's output must be a label where the task has labels."""
     task = run.recipe.task
     assert task.seeds is not None
+    read = read_pairs(task.seeds, run.folder, "task.seeds", answered=False)
+    check_labels(read, run.recipe.labels, f"task.seeds: {task.seeds}")
     seeds = []
-    for seed in read_pairs(task.seeds, run.folder, "task.seeds", answered=False):
-        if run.recipe.labels and seed.output is not None and seed.output not in run.recipe.labels:
-            raise BadInput(
-                f"task.seeds: {task.seeds}: the output '{seed.output}' of '{seed.input[:40]}' is not one of the labels "
-                f"{', '.join(run.recipe.labels)}; correct it, or add the label"
-            )
+    for seed in read:
         side = side_of(seed.root, run.recipe.split, gold=bool(task.test))
         seeds.append(Source(seed.id, seed.input, seed.root, side, "seed", seed.output))
     return seeds

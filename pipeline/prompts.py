@@ -51,7 +51,8 @@ class Template:
                 self._turns.append((role, jinja.from_string(text[mark.end() : end])))
             except TemplateSyntaxError as error:
                 at = line + error.lineno - 1
-                raise BadInput(f"{where}:{at}: not a valid template: {error.message}; mend that line") from None
+                said = (error.message or "").rstrip(".")
+                raise BadInput(f"{where}:{at}: not a valid template: {said}; mend that line") from None
         if role != "user":
             raise BadInput(f"{where}:{line}: the last turn is [{role}]; it must be [user]")
 
@@ -69,7 +70,7 @@ class Template:
             known = ", ".join(sorted(values))
             raise BadInput(f"{self.where}: {error.message}; a template may use {known}") from None
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-            said = " ".join(str(error).split())
+            said = " ".join(str(error).split()).rstrip(".")
             raise BadInput(f"{self.where}: cannot be filled in: {type(error).__name__}: {said}; mend it") from None
         return tuple(Message(role, content) for role, content in turns if content)
 

@@ -28,7 +28,7 @@ from ..teachers.config import AnyTeacher
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """What may name a job, and so a folder."""
 
-_TAKEN = ("ledger", "stages")
+TAKEN = ("ledger", "stages")
 """Folders of a root that are no job's."""
 
 _OTHER_MODELS = ("teacher", "majority", "linear")
@@ -277,7 +277,7 @@ class JobRecipe(Recipe):
     def _names_a_folder(cls, name: str) -> str:
         if not NAME.fullmatch(name):
             raise ValueError(f"'{name}' cannot name a folder; use at most 100 letters, digits, '-', '_' and '.'")
-        if name in _TAKEN:
+        if name in TAKEN:
             raise ValueError(f"'{name}' is a folder that every root has; choose another name")
         return name
 

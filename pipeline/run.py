@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from ..data.artifact import Artifact
@@ -21,6 +23,7 @@ from ..data.fingerprint import fingerprint
 from ..data.lock import Lock
 from ..data.sources import expand, inputs_fingerprint, unlabeled_fingerprint
 from . import curate, evaluate, generate, label, train
+from .ask import label_values
 from .context import Run, versions
 from .outcome import Outcome
 
@@ -148,26 +151,36 @@ def run_stages(run: Run, until: str | None = None) -> dict[str, dict[str, Any]]:
         BadInput: the recipe has no such stage.
     """
     placed = artifacts(run)
-    wanted = _needed(placed, until)
+    wanted = _needed(placed, until, run.loaded.path)
     manifests = {key: placed[key][1].manifest() for key in wanted}
     if all(manifest is not None for manifest in manifests.values()):
         return {key: manifest for key, manifest in manifests.items() if manifest is not None}
+    _refuse_what_a_later_stage_would(run)
     finished: dict[str, dict[str, Any]] = {}
+    told = False
     with Lock(run.storage, f"{run.recipe.name}/lock.json") as lock:
         run.storage.replace(f"{run.recipe.name}/recipe.yaml", run.loaded.text.encode())
         for key in wanted:
             stage, artifact = placed[key]
             manifest = artifact.manifest()
             if manifest is None:
-                _warn_of_a_changed_recipe(run)
+                told = told or _tell_of_a_changed_recipe(run)
                 run.reporter.event("stage", stage=key, fingerprint=artifact.fingerprint, state="started")
                 manifest = _finish(run, lock, stage, artifact, placed)
                 _tell(run, key, manifest)
             else:
                 run.reporter.say(f"{key}: done before ({artifact.path})")
             finished[key] = manifest
-        _warn_of_a_changed_recipe(run)
+        told = told or _tell_of_a_changed_recipe(run)
     return finished
+
+
+def _refuse_what_a_later_stage_would(run: Run) -> None:
+    """Read the gold, the seeds and the templates before anything is paid for."""
+    run.gold()
+    seeds = generate.read_seeds(run) if run.recipe.generate is not None else []
+    if first := next(chain(seeds, run.unlabeled()), None):
+        run.label_template.render(label_values(run.recipe, first.input))
 
 
 def _finish(
@@ -226,14 +239,14 @@ def _tell(run: Run, key: str, manifest: Mapping[str, Any]) -> None:
     run.reporter.event("stage", stage=key, state="finished", **fields)
 
 
-def _needed(placed: Mapping[str, tuple[Stage, Artifact]], until: str | None) -> Sequence[str]:
+def _needed(placed: Mapping[str, tuple[Stage, Artifact]], until: str | None, recipe: Path) -> Sequence[str]:
     """The stages to run, in order: all, or those named ``until`` with everything they need."""
     if until is None:
         return list(placed)
     ends = [key for key, (stage, _) in placed.items() if stage.name == until]
     if not ends:
-        have = ", ".join(dict.fromkeys(stage.name for stage, _ in placed.values()))
-        raise BadInput(f"the recipe has no section for '{until}'; it has {have}")
+        missing = "generate" if until == "generate" else "student"
+        raise BadInput(f"{recipe}: no `{missing}:` section, which '{until}' needs; add one")
     needed = set(ends)
     for key in reversed(list(placed)):
         if key in needed:
@@ -241,13 +254,16 @@ def _needed(placed: Mapping[str, tuple[Stage, Artifact]], until: str | None) -> 
     return [key for key in placed if key in needed]
 
 
-def _warn_of_a_changed_recipe(run: Run) -> None:
+def _tell_of_a_changed_recipe(run: Run) -> bool:
+    """Say so where the file is no longer what was read, and return whether it was said."""
     try:
-        now = run.loaded.path.read_text(encoding="utf-8")
+        now = run.loaded.path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         now = ""
-    if now != run.loaded.text:
-        run.reporter.say(
-            f"{run.loaded.path}: changed while this run is going; the run goes on with the recipe as it was read at "
-            "the start: run again for the new one"
-        )
+    if now == run.loaded.text:
+        return False
+    run.reporter.say(
+        f"{run.loaded.path}: changed while this run is going; the run goes on with the recipe as it was read at the "
+        "start: run again for the new one"
+    )
+    return True

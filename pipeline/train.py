@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -45,10 +46,11 @@ def train(run: Run, artifact: Artifact, curated: Artifact, name: str) -> Outcome
             f"  seed {seed}: validation {result['validation_agreement']:.1f}, {result['parameters']:,} parameters, "
             f"{result['seconds']:.0f} s"
         )
-        trained.append({"seed": seed, **result})
+        loss = result["validation_loss"]
+        trained.append({"seed": seed, **result, "validation_loss": loss if math.isfinite(loss) else None})
     for folder in artifact.folder.glob("seed-*/work"):
         shutil.rmtree(folder)
-    chosen = max(trained, key=lambda result: (result["validation_agreement"], -result["validation_loss"]))
+    chosen = max(trained, key=lambda result: (result["validation_agreement"], -(result["validation_loss"] or 0.0)))
     return Outcome(summary={"seeds": trained, "chosen": chosen["seed"]})
 
 

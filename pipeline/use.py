@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..data.errors import BadInput
 from ..data.rows import Answer
+from ..data.teacher import Teacher
 from .context import Run
 from .evaluate import student_prompt, student_sampling
 from .run import artifacts
@@ -41,21 +42,20 @@ def answers(run: Run, name: str | None, inputs: Iterable[str]) -> Iterator[tuple
     chosen, folder = student_folder(run, name)
     model = TransformersTeacher(folder, batch=_AT_ONCE)
     source = iter(inputs)
-    while some := list(islice(source, _AT_ONCE)):
-        for given, answer in zip(some, asyncio.run(_answer(run, chosen, model, some)), strict=True):
-            sure = math.exp(answer.scores[answer.text]) if answer.scores is not None else None
-            yield given, answer.text, sure
+    try:
+        while some := list(islice(source, _AT_ONCE)):
+            for given, answer in zip(some, asyncio.run(_answer(run, chosen, model, some)), strict=True):
+                sure = math.exp(answer.scores[answer.text]) if answer.scores is not None else None
+                yield given, answer.text, sure
+    finally:
+        asyncio.run(model.close())
 
 
-async def _answer(run: Run, name: str, model: object, inputs: Sequence[str]) -> list[Answer]:
-    from ..teachers.transformers import TransformersTeacher
-
-    assert isinstance(model, TransformersTeacher)
+async def _answer(run: Run, name: str, model: Teacher, inputs: Sequence[str]) -> list[Answer]:
     sampling = student_sampling(run.recipe.students[name])
     labels = list(run.recipe.labels)
     prompts = [student_prompt(str(number), text, labels) for number, text in enumerate(inputs)]
     said = await asyncio.gather(*(model.answer(prompt, sampling) for prompt in prompts))
-    await model.close()
     for answer in said:
         if not isinstance(answer, Answer):
             raise BadInput(f"input {answer.id}: {answer.kind}: {answer.message}; shorten it")

@@ -44,7 +44,8 @@ def encode(
 ) -> Dataset:
     """Rows as tokens, in a file that is mapped into memory: prompt, answer, and probabilities [L] or empty.
 
-    A prompt that is too long loses its end, not its turn marks; an answer that does not fit leaves the row out.
+    An output that is one of the labels is answered with its token, any other with its text. A prompt that is too long
+    loses its end, not its turn marks; an answer that does not fit leaves the row out.
     """
     import pyarrow as pa
     from datasets import Dataset
@@ -56,7 +57,7 @@ def encode(
     def encoded() -> Iterator[dict[str, Any]]:
         for row in rows():
             prompt = tokenizer(render(tokenizer, row.input), add_special_tokens=False)["input_ids"]
-            if labels:
+            if row.output in tokens:
                 answer = [tokens[row.output], end]
             else:
                 answer = [*tokenizer(row.output, add_special_tokens=False)["input_ids"], end]
@@ -131,14 +132,17 @@ class Noise:
     instead of on the way to it, which can be seeded.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, share: float) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, labels: Sequence[str], share: float) -> None:
+        self._labels = set(label_tokens(tokenizer, labels))
         self._parents = merge_parents(tokenizer)
         self._share = share
         pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
         self._begins = [piece.startswith("Ġ") for piece in pieces]
 
-    def __call__(self, prompt: Sequence[int], draw: np.random.Generator) -> list[int]:
-        """A noisy copy; the marks of the turn at both ends stay."""
+    def __call__(self, prompt: Sequence[int], answer: Sequence[int], draw: np.random.Generator) -> list[int]:
+        """A noisy copy where the answer is a label, else the prompt itself; the turn marks at both ends stay."""
+        if answer[0] not in self._labels:
+            return list(prompt)
         words = self._words(prompt[1:-1])
         kept = [word for word, chance in zip(words, draw.random(len(words)), strict=True) if chance >= self._share]
         tokens = [token for word in kept or words for token in word]
@@ -188,7 +192,7 @@ class Collator:
         if self._noise is not None:
             first = hash(tuple(prompts[0])) & 0x7FFFFFFF
             draw = np.random.default_rng([self._seed, self._clock.epoch, first, len(rows)])
-            prompts = [self._noise(prompt, draw) for prompt in prompts]
+            prompts = [self._noise(row["prompt"], row["answer"], draw) for row in rows]
         answers = [list(row["answer"]) for row in rows]
         # The last answer token is predicted, never read.
         lines = [prompt + answer[:-1] for prompt, answer in zip(prompts, answers, strict=True)]

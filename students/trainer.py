@@ -47,6 +47,8 @@ class TrainingRows:
     train: Callable[[], Iterator[Example]]
     validation: Callable[[], Iterator[Example]]
     labels: tuple[str, ...] = ()
+    writes: bool = False
+    """Some outputs are text beside the labels, so that case matters; without labels it always does."""
 
 
 def train_student(student: StudentRecipe, rows: TrainingRows, folder: Path, seed: int, show: Show) -> dict[str, Any]:
@@ -80,7 +82,7 @@ def train_student(student: StudentRecipe, rows: TrainingRows, folder: Path, seed
         )
     clock = Clock()
     pad = tokenizer.pad_token_id
-    noise = Noise(tokenizer, student.train.noise) if rows.labels and student.train.noise else None
+    noise = Noise(tokenizer, rows.labels, student.train.noise) if rows.labels and student.train.noise else None
     trainer = _StudentTrainer(
         order=LengthOrder(train_rows, student.train.batch, seed, clock),
         labels=label_tokens(tokenizer, rows.labels),
@@ -182,7 +184,7 @@ class _StudentTrainer(SFTTrainer):  # type: ignore[misc]
         targets, probs = inputs.pop("targets"), inputs.pop("probs", None)
         keep = targets.shape[1]
         with torch.autocast(targets.device.type, torch.bfloat16, enabled=self.args.bf16):
-            if len(self._labels):
+            if len(self._labels) and keep == 2:
                 logits = last_logits(model, keep=keep, **inputs)
             else:
                 logits = model(**inputs, logits_to_keep=keep, use_cache=False).logits
@@ -258,10 +260,12 @@ def _tokenizer(student: StudentRecipe, rows: TrainingRows) -> PreTrainedTokenize
     def texts() -> Iterator[str]:
         for row in rows.train():
             yield row.input
-            if not rows.labels:
+            if row.output not in rows.labels:
                 yield row.output
 
-    return train_tokenizer(texts(), vocabulary_for(student.init), rows.labels, fold_case=bool(rows.labels))
+    return train_tokenizer(
+        texts(), vocabulary_for(student.init), rows.labels, fold_case=bool(rows.labels) and not rows.writes
+    )
 
 
 def _arguments(train: Train, work: Path, seed: int, rows: int) -> SFTConfig:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
+
 from understudy.data.errors import BadInput
 from understudy.students.build import Shape, build_dense, shape_for, vocabulary_for
 from understudy.students.config import Dense, count

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
+
 from understudy.students.tokenizer import (
     label_tokens,
     merge_parents,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from understudy.data.errors import NotEnoughData
 from understudy.data.rows import Example
 from understudy.students.batches import IGNORED, Clock, Collator, LengthOrder, Noise, encode
@@ -89,13 +90,14 @@ def test_the_shortcut_gives_the_logits_of_the_plain_forward_pass():
 def test_noise_is_decided_by_the_seed_and_leaves_the_turn_marks():
     tokenizer = train_tokenizer((row.input for row in rows(40)), 300, LABELS, fold_case=True)
     prompt = tokenizer("<|user|>hello parcel number 12 tracking<|assistant|>", add_special_tokens=False)["input_ids"]
-    noise = Noise(tokenizer, 0.4)
+    noise, answer = Noise(tokenizer, LABELS, 0.4), label_tokens(tokenizer, LABELS)[:1]
 
-    first, again, other = (noise(prompt, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    first, again, other = (noise(prompt, answer, np.random.default_rng(seed)) for seed in (1, 1, 2))
 
     assert first == again != other
     assert (first[0], first[-1]) == (prompt[0], prompt[-1])
-    assert Noise(tokenizer, 0.0)(prompt, np.random.default_rng(1)) == prompt
+    assert noise(prompt, [7], np.random.default_rng(1)) == prompt, "what is asked to write is left as it is"
+    assert Noise(tokenizer, LABELS, 0.0)(prompt, answer, np.random.default_rng(1)) == prompt
 
 
 def test_every_row_comes_once_an_epoch_in_an_order_of_its_own(tmp_path):

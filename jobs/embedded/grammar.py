@@ -71,17 +71,17 @@ class Grammar:
         cores = self.labels[label].core
         return [core for core in cores if (fraction("held-out", label, core) < HELD_OUT) == held_out]
 
-    def messages(self, label: str, seed: int, *, held_out: bool = False) -> Iterator[Composed]:
-        """Messages without end."""
+    def messages(self, label: str, seed: int, *, held_out: bool = False, clean: bool = False) -> Iterator[Composed]:
+        """Messages without end; ``clean`` ones have no typing mistakes and less around their core."""
         draw = random.Random(f"{seed}/{label}/{held_out}")
         cores = self.cores(label, held_out=held_out)
         while True:
-            yield self._compose(label, draw.choice(cores), draw)
+            yield self._compose(label, draw.choice(cores), draw, clean)
 
-    def _compose(self, label: str, core: str, draw: random.Random) -> Composed:
+    def _compose(self, label: str, core: str, draw: random.Random, clean: bool) -> Composed:
         sections = self.labels[label]
-        careless, long = draw.random() < 0.45, draw.random() < 0.3
-        more = 2.0 if long else 0.6
+        careless, long = draw.random() < 0.45, draw.random() < (0.15 if clean else 0.3)
+        more = 2.0 if long else (0.4 if clean else 0.6)
         parts = [core]
         if draw.random() < 0.22 * more:
             parts.insert(draw.choice((0, 1, 1)), draw.choice(sections.detail))
@@ -96,7 +96,7 @@ class Grammar:
         if draw.random() < 0.18 * more:
             parts.append(draw.choice(self.shared["closing"]))
         sentences = [_expand(part, self.shared, draw) for part in parts]
-        return Composed(_type(_join(sentences, draw), draw, careless), label, (careless, long))
+        return Composed(_type(_join(sentences, draw), draw, careless, clean), label, (careless, long))
 
 
 def _read(file: Path) -> dict[str, list[str]]:
@@ -135,7 +135,7 @@ def _join(sentences: Sequence[str], draw: random.Random) -> str:
     return text
 
 
-def _type(text: str, draw: random.Random, careless: bool) -> str:
+def _type(text: str, draw: random.Random, careless: bool, clean: bool) -> str:
     if not careless:
         return text if draw.random() < 0.5 else text[0].upper() + text[1:]
     if draw.random() < 0.6:
@@ -147,7 +147,7 @@ def _type(text: str, draw: random.Random, careless: bool) -> str:
     if draw.random() < 0.35:
         text = text.rstrip(".!?")
     words = text.split(" ")
-    typos = 0.05 if draw.random() < 0.6 else 0.0
+    typos = 0.05 if draw.random() < 0.6 and not clean else 0.0
     return " ".join(_mistype(word, draw) if len(word) > 3 and draw.random() < typos else word for word in words)
 
 

@@ -30,34 +30,26 @@ def prompt_text(template: Template, values: dict[str, object]) -> str:
     return template.render(values)[-1].content
 
 
-def lessons(grammar: Grammar, per_label: int, seed: int, *, held_out: bool = False) -> Iterator[Example]:
-    """Both skills, in an order that mixes the labels: naming the label of every message, and writing a third of them.
+def lessons(grammar: Grammar, read: int, written: int, seed: int, *, held_out: bool = False) -> Iterator[Example]:
+    """Both skills, mixed, so many of each for every label.
 
-    An answer of two dozen tokens weighs more in the loss than one of a few, hence the third.
+    What is read is typed as people type; what is written is typed carefully, which is easier to learn and to read.
     """
     write = Template((JOB / "prompts/generate.j2").read_text(encoding="utf-8"), "generate.j2")
     name = Template((JOB / "prompts/label.j2").read_text(encoding="utf-8"), "label.j2")
     draw = random.Random(f"lessons/{seed}/{held_out}")
-    streams = {label: grammar.messages(label, seed, held_out=held_out) for label in grammar.labels}
+    typed = {label: grammar.messages(label, seed, held_out=held_out) for label in grammar.labels}
+    clean = {label: grammar.messages(label, seed + 1000, held_out=held_out, clean=True) for label in grammar.labels}
     recent: dict[tuple[str, tuple[bool, bool]], list[str]] = {}
     side = "validation" if held_out else "train"
-    for number in range(per_label):
-        for label, stream in streams.items():
-            message = next(stream)
-            read = message.text if held_out else _thinned(message.text, draw)
-            yield _lesson(prompt_text(name, {"input": read}), label, side)
-            example = _example_like(message, recent, draw)
-            if number % 3 == 0:
+    for number in range(read):
+        for label in grammar.labels:
+            yield _lesson(prompt_text(name, {"input": next(typed[label]).text}), label, side)
+            if number * written // read != (number + 1) * written // read:
+                message = next(clean[label])
+                example = _example_like(message, recent, draw)
                 asked = prompt_text(write, {"label": label, "examples": [example] if example else []})
                 yield _lesson(asked, message.text, side)
-
-
-def _thinned(text: str, draw: random.Random) -> str:
-    """Half of the messages that are read miss words, so that no single word carries a label."""
-    if draw.random() < 0.5:
-        return text
-    words = text.split(" ")
-    return " ".join(word for word in words if draw.random() > 0.12) or text
 
 
 def _example_like(
@@ -95,11 +87,13 @@ def grammar_test(grammar: Grammar, rows: int) -> list[dict[str, str]]:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--out", type=Path, required=True, help="folder for the model")
-    arguments.add_argument("--per-label", type=int, default=16_000, help="messages composed for each label")
-    arguments.add_argument("--parameters", default="3.5M")
-    arguments.add_argument("--epochs", type=int, default=1)
+    arguments.add_argument("--read", type=int, default=16_000, help="messages to be labelled, for each label")
+    arguments.add_argument("--written", type=int, default=8_000, help="messages to be written, for each label")
+    arguments.add_argument("--parameters", default="2.9M")
+    arguments.add_argument("--vocabulary", type=int, default=3072)
     arguments.add_argument("--batch", type=int, default=64)
-    arguments.add_argument("--learning-rate", type=float, default=1.5e-3)
+    arguments.add_argument("--learning-rate", type=float, default=2e-3)
+    arguments.add_argument("--dropout", type=float, default=0.05)
     arguments.add_argument("--threads", type=int, default=2)
     arguments.add_argument("--write-test", type=Path, help="write the grammar test here and stop")
     chosen = arguments.parse_args()
@@ -115,14 +109,20 @@ def main() -> None:
 
     torch.set_num_threads(chosen.threads)
     student = StudentRecipe(
-        init=Dense(parameters=chosen.parameters, vocabulary=3072),
+        init=Dense(parameters=chosen.parameters, vocabulary=chosen.vocabulary),
         train=Train(
-            epochs=chosen.epochs, batch=chosen.batch, learning_rate=chosen.learning_rate, dropout=0.0, max_length=192
+            epochs=1,
+            batch=chosen.batch,
+            learning_rate=chosen.learning_rate,
+            dropout=chosen.dropout,
+            max_length=192,
         ),
     )
     rows = TrainingRows(
-        train=lambda: lessons(grammar, chosen.per_label, 0),
-        validation=lambda: lessons(grammar, 40, 1, held_out=True),
+        train=lambda: lessons(grammar, chosen.read, chosen.written, 0),
+        validation=lambda: lessons(grammar, 40, 0, 1, held_out=True),
+        labels=tuple(grammar.labels),
+        writes=True,
     )
     started = time.monotonic()
     last = [started]
