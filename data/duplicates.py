@@ -1,8 +1,8 @@
 """Exact and near duplicates, in one pass and in the order rows come: the first of its kind stays.
 
-Near means an estimated Jaccard similarity of word pairs and words of at least `threshold` (MinHash, 128 permutations,
-by rensa). Short texts differ by one word far more often than long ones without being copies, which is why words alone
-would flag too much.
+Near means an estimated Jaccard similarity of word pairs and words of at least `threshold` (MinHash, up to 128
+permutations, by rensa). Short texts differ by one word far more often than long ones without being copies, which is
+why words alone would flag too much.
 
 What counts of a text is told by Unicode category: letters, marks, numbers, emoji and currencies. A word as regular
 expressions have it was rejected: it knows no vowel signs, so that two words of Hindi or Thai with the same consonants
@@ -29,6 +29,7 @@ class _Kept(dict[int, int]):
 
 
 _KEPT = _Kept()
+_PERMUTATIONS = 128
 
 
 class DuplicateRecipe(Recipe):
@@ -54,8 +55,10 @@ class Duplicates:
         if recipe.near is not None:
             from rensa import RMinHash, RMinHashDeduplicator
 
+            bands, rows = _layout(recipe.near)
+            self._permutations = bands * rows
             self._minhash = RMinHash
-            self._near = RMinHashDeduplicator(threshold=recipe.near, num_perm=128, use_lsh=True, seed=1)
+            self._near = RMinHashDeduplicator(recipe.near, self._permutations, use_lsh=True, num_bands=bands, seed=1)
 
     def seen(self, name: str, text: str) -> tuple[str, str] | None:
         """Remember a text, or tell of which earlier one it is a copy.
@@ -67,7 +70,7 @@ class Duplicates:
         if folded in self._exact:
             return "exact", self._exact[folded]
         if self._near is not None:
-            sketch = self._minhash(num_perm=128, seed=1)
+            sketch = self._minhash(num_perm=self._permutations, seed=1)
             words = folded.split()
             sketch.update([*words, *(" ".join(pair) for pair in pairwise(words))] or [""])
             if near := self._near.get_duplicates(sketch):
@@ -76,3 +79,15 @@ class Duplicates:
             self._sketched.append(name)
         self._exact[folded] = name
         return None
+
+
+def _layout(threshold: float) -> tuple[int, int]:
+    """Bands and rows of the index: as few candidates as go with finding 99 in 100 of the copies at the threshold.
+
+    What rensa takes by itself, 8 bands of 16 rows, finds 61 in 100 of the copies with a similarity of 0.87.
+    """
+    for rows in range(_PERMUTATIONS, 1, -1):
+        bands = _PERMUTATIONS // rows
+        if 1 - (1 - threshold**rows) ** bands >= 0.99:
+            return bands, rows
+    return _PERMUTATIONS, 1

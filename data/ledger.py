@@ -21,10 +21,10 @@ import re
 import socket
 import sqlite3
 import threading
-import time
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +208,7 @@ class Ledger:
     def _own_segment(self) -> Segment:
         if self._segment is None:
             writer = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
-            stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+            stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
             self._segment_path = f"{self.folder}/segments/{stamp}-{writer}.jsonl"
             self._segment = self.storage.segment(self._segment_path)
         return self._segment

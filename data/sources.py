@@ -153,7 +153,7 @@ def read_pairs(path: str, folder: Path, key: str, *, answered: bool, side: Side 
                 )
             name = row_id(key, chosen or text, str(copies[root])) if copies[root] else root
             copies[root] += 1
-            rows.append(Source(name, text, name, side or "train", "gold" if answered else "seed", output))
+            rows.append(Source(name, text, root, side or "train", "gold" if answered else "seed", output))
     if not rows:
         raise BadInput(f"{key}: {path}: holds no rows; expected one {{input, output}} object a line")
     return rows
@@ -237,14 +237,15 @@ def _csv(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     raise BadInput(f"{place}: more cells than the header's {expected}; quote cells with commas")
                 yield place, row
         except csv.Error as error:
-            raise BadInput(f"{file}:{reader.line_num}: not valid CSV: {error}; mend that line") from None
+            begun = reader.line_num + 1  # the line after the last row that was whole
+            raise BadInput(f"{file}:{begun}: not valid CSV: {error}; mend the row that begins there") from None
 
 
 def _json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     with open(file, encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
-                yield f"{file}:{number}", _object(line, f"{file}:{number}")
+                yield f"{file}:{number}", _object(line.rstrip(), f"{file}:{number}")
 
 
 def _json(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -276,17 +277,16 @@ def _parquet(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        table = pq.ParquetFile(file)
-    except pa.ArrowInvalid as error:
-        said = " ".join(str(error).split())[:120]
-        raise BadInput(f"{file}: not a Parquet file: {said}; write it again") from None
     number = 0
-    with table:
-        for batch in table.iter_batches(2048):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{file}: row {number}", row
+    try:
+        with pq.ParquetFile(file) as table:
+            for batch in table.iter_batches(2048):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{file}: row {number}", row
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        said = " ".join(str(error).split())[:120]
+        raise BadInput(f"{file}: not a sound Parquet file: {said}; write it again") from None
 
 
 def _lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -23,7 +23,8 @@ def write_job(folder: Path, name: str, source: Path | None) -> Path:
         BadInput: the name cannot be a folder, the job exists, or there is no such file.
     """
     if not NAME.fullmatch(name) or name in TAKEN:
-        raise BadInput(f"'{name}' cannot name a job; use at most 100 letters, digits, '-', '_' and '.'")
+        other = f"and neither of {', '.join(TAKEN)}"
+        raise BadInput(f"'{name}' cannot name a job; use at most 100 letters, digits, '-', '_' and '.', {other}")
     job = folder / "jobs" / name
     if job.exists():
         raise BadInput(f"{job}: exists already; choose another name, or edit what is there")

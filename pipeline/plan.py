@@ -1,7 +1,7 @@
 """What a run would do and cost, without asking anybody: stages left, requests, tokens, dollars, and the test's power.
 
-Tokens are guessed from text (four bytes each) and answers from the labels' lengths, so dollars are an estimate; what is in
-the ledger already is not subtracted.
+Tokens are guessed from text (four bytes each) and answers from the labels' lengths, so dollars are an estimate; what is
+in the ledger already is not subtracted, nor are answers counted that will have to be asked for again.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Plan:
         for part in self.asked:
             usd = "no price given" if part.usd is None else f"about ${part.usd:.2f}"
             yield (
-                f"  {part.stage}: at most {part.requests} requests, about {part.input_tokens:,} tokens in and "
+                f"  {part.stage}: about {part.requests} requests, {part.input_tokens:,} tokens in and "
                 f"{part.output_tokens:,} out, {usd}"
             )
         have = "held-out rows" if self.test_rows is None else f"{self.test_rows} gold rows"

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from ..data.errors import BadInput
-from ..data.rows import Answer
+from ..data.rows import Answer, Failed
 from ..data.teacher import Teacher
 from .context import Run
 from .evaluate import student_prompt, student_sampling
@@ -36,27 +36,30 @@ def student_folder(run: Run, name: str | None) -> tuple[str, Path]:
 
 
 def answers(run: Run, name: str | None, inputs: Iterable[str]) -> Iterator[tuple[str, str, float | None]]:
-    """Each input with the student's answer and, for closed labels, how sure it is; in order, a few at a time."""
+    """Each input with the student's answer and, for closed labels, how sure it is; in order, a few at a time.
+
+    Raises:
+        BadInput: an input cannot be answered; those before it were.
+    """
     from ..teachers.transformers import TransformersTeacher
 
     chosen, folder = student_folder(run, name)
     model = TransformersTeacher(folder, batch=_AT_ONCE)
-    source = iter(inputs)
+    source = enumerate(inputs, 1)
     try:
         while some := list(islice(source, _AT_ONCE)):
-            for given, answer in zip(some, asyncio.run(_answer(run, chosen, model, some)), strict=True):
+            said = asyncio.run(_answer(run, chosen, model, [given for _, given in some]))
+            for (number, given), answer in zip(some, said, strict=True):
+                if isinstance(answer, Failed):
+                    raise BadInput(f"input {number}: {answer.message}")
                 sure = math.exp(answer.scores[answer.text]) if answer.scores is not None else None
                 yield given, answer.text, sure
     finally:
         asyncio.run(model.close())
 
 
-async def _answer(run: Run, name: str, model: Teacher, inputs: Sequence[str]) -> list[Answer]:
+async def _answer(run: Run, name: str, model: Teacher, inputs: Sequence[str]) -> list[Answer | Failed]:
     sampling = student_sampling(run.recipe.students[name])
     labels = list(run.recipe.labels)
     prompts = [student_prompt(str(number), text, labels) for number, text in enumerate(inputs)]
-    said = await asyncio.gather(*(model.answer(prompt, sampling) for prompt in prompts))
-    for answer in said:
-        if not isinstance(answer, Answer):
-            raise BadInput(f"input {answer.id}: {answer.kind}: {answer.message}; shorten it")
-    return [answer for answer in said if isinstance(answer, Answer)]
+    return await asyncio.gather(*(model.answer(prompt, sampling) for prompt in prompts))

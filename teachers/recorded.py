@@ -1,14 +1,17 @@
 """A teacher around a teacher: asked once, answered from the ledger ever after.
 
 Every model is reached through this one, so that each answer is durable before anybody parses it and each is counted.
-The key says who answered and what was asked, never where, how fast or for how much.
+The key says who answered and what was asked, never where, how fast or for how much. A request is a task of its own:
+whoever waits for it may be cancelled without it, because it is paid for either way and others may wait for it too.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..data.errors import BudgetReached
@@ -17,6 +20,11 @@ from ..data.ledger import Ledger, Record
 from ..data.rows import Answer, Failed, Prompt, Token, message_dicts
 from ..data.teacher import Sampling, Teacher
 from .kind import Price
+
+_FRAME_TOKENS = 16
+"""More than any chat template puts around a message."""
+
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 @dataclass
@@ -75,7 +83,8 @@ class RecordedTeacher:
         self.asking = True
         """False: a prompt that is not in the ledger is a failed row, not a request."""
         self._failures: dict[str, Failed] = {}
-        self._in_flight: dict[str, asyncio.Future[Answer | Failed]] = {}
+        self._in_flight: dict[tuple[str, int], asyncio.Task[Answer | Failed]] = {}
+        """Requests that have left, by key and log-probabilities asked for."""
 
     @property
     def name(self) -> str:
@@ -90,21 +99,19 @@ class RecordedTeacher:
         if found := self._recorded(key, prompt, sampling):
             return found
         if not self.asking:
-            return self._failures.get(key) or Failed(prompt.id, "pending", "not asked yet")
-        if waiting := self._in_flight.get(key):  # the same question twice at once is asked once
-            return _readdressed(await asyncio.shield(waiting), prompt.id)
-        future: asyncio.Future[Answer | Failed] = asyncio.get_running_loop().create_future()
-        self._in_flight[key] = future
-        try:
-            answer = await self._ask(key, prompt, sampling)
-        except BaseException as error:
-            future.set_exception(error)
-            future.exception()  # nobody else may be waiting for it
-            raise
-        finally:
-            del self._in_flight[key]
-        future.set_result(answer)
-        return answer
+            failed = self._failures.get(key, Failed(prompt.id, "pending", "not asked yet"))
+            return replace(failed, id=prompt.id)
+        request = (key, sampling.logprobs)
+        if asked := self._in_flight.get(request):  # the same question twice at once is asked once
+            answer = await asyncio.shield(asked)
+            if isinstance(answer, Failed):
+                return replace(answer, id=prompt.id)
+            self.spend.from_ledger += 1
+            return replace(answer, prompt_id=prompt.id, from_ledger=True)
+        task = asyncio.create_task(self._ask(key, prompt, sampling))
+        self._in_flight[request] = task
+        task.add_done_callback(lambda done: self._landed(request, done))
+        return await asyncio.shield(task)
 
     async def close(self) -> None:
         await self.teacher.close()
@@ -117,14 +124,20 @@ class RecordedTeacher:
             self.spend.from_ledger += 1
         return answer_from(record.body["answer"], prompt.id)
 
+    def _landed(self, request: tuple[str, int], task: asyncio.Task[Answer | Failed]) -> None:
+        del self._in_flight[request]
+        if not task.cancelled():
+            task.exception()  # seen, even where everybody who waited was cancelled
+
     async def _ask(self, key: str, prompt: Prompt, sampling: Sampling) -> Answer | Failed:
         most = self._most(prompt, sampling)
         self.spend.reserve(most)
         cost = most  # a request that ends in an error may have been answered and billed
         answer: Answer | Failed = Failed(prompt.id, "interrupted", "stopped before an answer came")
         try:
-            answer = await self.teacher.answer(prompt, sampling)
-            cost = self.price.usd(answer) if self.price and isinstance(answer, Answer) else 0.0
+            said = await self.teacher.answer(prompt, sampling)
+            cost = self.price.usd(said) if self.price and isinstance(said, Answer) else 0.0
+            answer = _storable(said)
         finally:
             self.spend.settle(most, answer, cost)
         if isinstance(answer, Failed):
@@ -135,10 +148,11 @@ class RecordedTeacher:
         return answer
 
     def _most(self, prompt: Prompt, sampling: Sampling) -> float:
-        """Dollars that a request can cost at most: no tokenizer makes more than a token of two bytes of text."""
+        """Dollars that a request can cost at most: no tokenizer makes more tokens than a text has bytes."""
         if self.price is None:
             return 0.0
-        tokens = sum(len(message.content.encode()) for message in prompt.messages) / 2 + 16
+        texts = (*(message.content for message in prompt.messages), prompt.schema)
+        tokens = sum(len(text.encode()) + _FRAME_TOKENS for text in texts)
         return (self.price.input * tokens + self.price.output * sampling.max_tokens) / 1e6
 
     def _record(self, key: str, prompt: Prompt, sampling: Sampling, answer: Answer, usd: float) -> Record:
@@ -193,16 +207,22 @@ def _answer_body(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _readdressed(answer: Answer | Failed, prompt_id: str) -> Answer | Failed:
+def _storable(answer: Answer | Failed) -> Answer | Failed:
+    """The answer in what JSON, UTF-8 and Parquet can all hold.
+
+    Half of a surrogate pair, which a text cut in the middle of an emoji ends with, becomes U+FFFD.
+    """
     if isinstance(answer, Failed):
-        return Failed(prompt_id, answer.kind, answer.message)
-    return Answer(
-        prompt_id,
-        answer.text,
-        answer.finish_reason,
-        answer.input_tokens,
-        answer.output_tokens,
-        answer.tokens,
-        answer.scores,
-        from_ledger=True,
+        return answer
+    numbers = [value for token in answer.tokens for value in (token.logprob, *(value for _, value in token.top))]
+    if not all(map(math.isfinite, [*numbers, *(answer.scores or {}).values()])):
+        return Failed(answer.prompt_id, "broken", "a log-probability in the answer is not a finite number")
+    tokens = tuple(
+        Token(_whole(token.text), token.logprob, tuple((_whole(text), value) for text, value in token.top))
+        for token in answer.tokens
     )
+    return replace(answer, text=_whole(answer.text), tokens=tokens)
+
+
+def _whole(text: str) -> str:
+    return _HALF_PAIR.sub("\ufffd", text)

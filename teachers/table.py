@@ -1,7 +1,8 @@
 """Answers from a file: people are teachers too, and so is yesterday's export of a system that is gone.
 
 The file has an input and an output per row. A row is found by the input that the prompt was made from, which is the
-last message, whole or after a lead such as `Input:`; case, punctuation and space do not matter.
+last message, whole or after a lead such as `Input:`; case, punctuation and space do not matter. Of two rows for one
+input the first counts.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 from ..data.duplicates import fold
-from ..data.fingerprint import digest
+from ..data.fingerprint import fingerprint
 from ..data.rows import Answer, Failed, Prompt
-from ..data.sources import expand, read_pairs
+from ..data.sources import expand, inputs_fingerprint, read_pairs
 from ..data.teacher import Sampling
 from .kind import TeacherRecipe
 
@@ -31,11 +32,13 @@ class TableTeacher:
 
     def __init__(self, name: str, folder: Path, path: str, revision: str) -> None:
         key = f"teachers.{name}.model"
-        (file,) = expand(path, folder, key)[:1]
-        self._file = file
-        self._outputs = {fold(row.input): row.output or "" for row in read_pairs(path, folder, key, answered=True)}
+        files = expand(path, folder, key)
+        self._file = files[0]
+        self._outputs: dict[str, str] = {}
+        for row in read_pairs(path, folder, key, answered=True):
+            self._outputs.setdefault(fold(row.input), row.output or "")
         self._revision = revision
-        self._content = digest(file.read_bytes())[:16]
+        self._content = fingerprint(inputs_fingerprint(files))
 
     @property
     def name(self) -> str:

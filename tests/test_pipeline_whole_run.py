@@ -209,3 +209,52 @@ def test_without_gold_the_teacher_is_compared_with_its_own_second_answer(job):
     assert made["models"]["teacher"]["score"]["held_out"]["value"] == 100.0
     assert 40 < made["tests"]["held_out"]["rows"] < 120
     assert "(no gold: measured against the teacher's own answers)" in verdict_lines(made)[0]
+
+
+def test_an_extract_task_runs_from_a_table_of_answers_to_a_judged_student(tmp_path):
+    cities = ("Rome", "Oslo", "Lima", "Bonn")
+    rows = [
+        {"input": f"book {n % 7 + 1} seats to {cities[n % 4]}", "output": {"city": cities[n % 4], "seats": n % 7 + 1}}
+        for n in range(280)
+    ]
+    for name, some in (("answers.jsonl", rows), ("gold.jsonl", rows[:28])):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in some))
+    inputs = [{"input": f"please {row['input']} {n}"} for n, row in enumerate(rows)]
+    table = [{"input": asked["input"], "output": row["output"]} for asked, row in zip(inputs, rows, strict=True)]
+    (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in inputs))
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*table, *rows]))
+    schema = {
+        "type": "object",
+        "properties": {"city": {"type": "string"}, "seats": {"type": "integer"}},
+        "required": ["city", "seats"],
+        "additionalProperties": False,
+    }
+    recipe = {
+        "name": "seats",
+        "task": {
+            "kind": "extract",
+            "instruction": "Read the booking.",
+            "schema": schema,
+            "unlabeled": "pool.jsonl",
+            "test": {"gold": "gold.jsonl"},
+        },
+        "teachers": {"people": {"kind": "table", "model": "answers.jsonl"}},
+        "curate": {"duplicates": {"near": None}},
+        "student": {
+            "init": {"kind": "dense", "parameters": "0.3M", "vocabulary": 512},
+            "train": {"epochs": 12, "batch": 16, "learning_rate": 0.003, "max_length": 96},
+        },
+        "evaluate": {"margin": 20},
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    run = Run(load_recipe(tmp_path / "recipe.yaml"), LocalStorage(tmp_path / "root"), Reporter())
+
+    made = publish_report(run, run_stages(run))
+    run.close()
+
+    assert made["models"]["teacher"]["score"]["gold"] == pytest.approx(
+        {"metric": "exact", "value": 100.0, "low": made["models"]["teacher"]["score"]["gold"]["low"], "high": 100.0}
+    )
+    assert set(made["models"]) == {"teacher", "student", "majority"}
+    assert made["models"]["student"]["score"]["gold"]["value"] > 50
+    assert made["confusion"] is None
