@@ -122,7 +122,7 @@ def unlabeled_fingerprint(unlabeled: Unlabeled, folder: Path) -> str:
 def read_pairs(path: str, folder: Path, key: str, *, answered: bool, side: Side | None = None) -> list[Source]:
     """Seeds or a gold test: rows with an input and, where ``answered``, an output. Small enough for memory.
 
-    A text that comes again is a row of its own, with the root of the first.
+    A text that comes again is a row of its own; a seed keeps the root of the first, a judged row stands alone.
 
     Args:
         key: where the path stands in the recipe, for messages.
@@ -153,7 +153,9 @@ def read_pairs(path: str, folder: Path, key: str, *, answered: bool, side: Side 
                 )
             name = row_id(key, chosen or text, str(copies[root])) if copies[root] else root
             copies[root] += 1
-            rows.append(Source(name, text, root, side or "train", "gold" if answered else "seed", output))
+            rows.append(
+                Source(name, text, name if answered else root, side or "train", "gold" if answered else "seed", output)
+            )
     if not rows:
         raise BadInput(f"{key}: {path}: holds no rows; expected one {{input, output}} object a line")
     return rows

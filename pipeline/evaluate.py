@@ -29,7 +29,7 @@ from .scoring import score_tests
 if TYPE_CHECKING:
     from ..teachers.transformers import TransformersTeacher
 
-VERSION = 1
+VERSION = 2
 
 _TIMED = 100
 """Rows whose answers are timed one at a time."""
