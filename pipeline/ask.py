@@ -48,9 +48,18 @@ async def for_each(items: Iterable[Item], work: Callable[[Item], Awaitable[None]
             for _ in range(window):
                 group.create_task(worker())
     except BaseExceptionGroup as failures:
+        await _end_the_rest()
         raise _cause(failures) from None
     if reached:
         raise reached[0]
+
+
+async def _end_the_rest() -> None:
+    """Stop the requests that nobody waits for any more; one that fails as it stops has nothing new to say."""
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
 
 
 def _cause(failures: BaseExceptionGroup[BaseException]) -> BaseException:
