@@ -1,11 +1,14 @@
 """Muon for the matrices inside the layers, AdamW for embeddings and vectors, as one optimizer that a trainer can save.
 
 At equal CPU time on banking77's 5,000 rows Muon agreed with the teacher a point more often than AdamW alone.
-Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; the implementation is torch's.
+torch's Muon orthogonalises in bfloat16 whatever the machine; on a CPU without bfloat16 tiles that took a third of a
+step and twice the time of float32 (measured), so the step is ours and the rest of the optimizer torch's.
+Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,9 +20,12 @@ class MuonAdamW(torch.optim.Optimizer):
 
     Args:
         learning_rate: of AdamW; Muon's is ten times that, which is the ratio its orthogonal updates want.
+        dtype: what this machine multiplies fastest; used inside an update only.
     """
 
-    def __init__(self, model: nn.Module, learning_rate: float, weight_decay: float) -> None:
+    def __init__(
+        self, model: nn.Module, learning_rate: float, weight_decay: float, dtype: torch.dtype = torch.float32
+    ) -> None:
         matrices, embeddings, vectors = [], [], []
         for name, parameter in model.named_parameters():
             if parameter.ndim < 2:
@@ -28,7 +34,8 @@ class MuonAdamW(torch.optim.Optimizer):
                 embeddings.append(parameter)
             else:
                 matrices.append(parameter)
-        self._muon = torch.optim.Muon(matrices, lr=10 * learning_rate, weight_decay=weight_decay, momentum=0.95)
+        self._muon = _Muon(matrices, lr=10 * learning_rate, weight_decay=weight_decay, momentum=0.95)
+        self._muon.dtype = dtype
         self._adamw = torch.optim.AdamW(
             [{"params": embeddings, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}],
             lr=learning_rate,
@@ -38,7 +45,7 @@ class MuonAdamW(torch.optim.Optimizer):
         self.param_groups = [*self._muon.param_groups, *self._adamw.param_groups]  # shared: a schedule reaches both
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        self._muon.step()  # type: ignore[no-untyped-call]
+        self._muon.step()
         self._adamw.step()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -52,3 +59,35 @@ class MuonAdamW(torch.optim.Optimizer):
         self._muon.load_state_dict(state_dict["muon"])
         self._adamw.load_state_dict(state_dict["adamw"])
         self.param_groups = [*self._muon.param_groups, *self._adamw.param_groups]
+
+
+class _Muon(torch.optim.Muon):
+    """torch's, with the same state and settings, and updates orthogonalised in a type of our choice."""
+
+    dtype = torch.float32
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if (gradient := parameter.grad) is None:
+                    continue
+                state = self.state[parameter]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(gradient)
+                momentum = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
+                update = orthogonal(gradient.lerp(momentum, group["momentum"]).to(self.dtype), group)
+                rate = group["lr"] * max(1.0, parameter.shape[0] / parameter.shape[1]) ** 0.5
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(update.to(parameter.dtype), alpha=-rate)
+
+
+def orthogonal(matrix: torch.Tensor, settings: Mapping[str, Any]) -> torch.Tensor:
+    """The nearest matrix with singular values near 1, by `ns_steps` Newton-Schulz steps; shape and type stay."""
+    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    wide = wide / wide.norm().clamp(min=settings["eps"])
+    a, b, c = settings["ns_coefficients"]
+    for _ in range(settings["ns_steps"]):
+        gram = wide @ wide.T
+        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
+    return wide.T if matrix.shape[0] > matrix.shape[1] else wide

@@ -172,7 +172,8 @@ class _StudentTrainer(SFTTrainer):  # type: ignore[misc]
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         from .optimizer import MuonAdamW
 
-        self.optimizer = MuonAdamW(self.model, self._recipe.learning_rate, self._recipe.weight_decay)
+        dtype = torch.bfloat16 if self.args.bf16 else torch.float32
+        self.optimizer = MuonAdamW(self.model, self._recipe.learning_rate, self._recipe.weight_decay, dtype)
         return self.optimizer
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
@@ -296,7 +297,10 @@ def _arguments(train: Train, work: Path, seed: int, rows: int) -> SFTConfig:
 
 
 def _has_bf16() -> bool:
-    """Whether this machine multiplies bfloat16 in hardware; elsewhere it is slower than float32."""
+    """Whether this machine multiplies bfloat16 faster than float32.
+
+    On a CPU that takes tiles: with the vector instructions alone bfloat16 is half as fast (100 against 190 GFLOP/s).
+    """
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return bool(torch.cpu._is_amx_tile_supported())
