@@ -71,6 +71,8 @@ class Failed:
     id: str
     kind: str
     message: str
+    billed: bool = False
+    """The other side may charge for it all the same."""
 
 
 @dataclass(frozen=True, slots=True)

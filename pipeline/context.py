@@ -6,6 +6,7 @@ import asyncio
 import difflib
 import platform
 from collections.abc import Collection, Iterator, Sequence
+from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -54,8 +55,8 @@ class Run:
                 )
             if self._opened.damaged_records:
                 self.reporter.say(f"ledger: {self._opened.damaged_records} damaged records skipped; asked again")
-            if self.spend.cap is not None:
-                self.spend.usd = spent_before(self._opened, self.recipe.name)
+            if (budget := self.recipe.budget) and budget.per != "invocation":
+                self.spend.usd = spent_before(self._opened, self.recipe.name, _start_of(budget.per))
         return self._opened
 
     def teacher(self, name: str) -> RecordedTeacher:
@@ -74,6 +75,13 @@ class Run:
     def window(self, name: str) -> int:
         """Prompts that a teacher takes at once."""
         return self.recipe.teachers[name].concurrency
+
+    def tell_notes(self) -> None:
+        """Say what endpoints did not do as asked, each thing once."""
+        for teacher in self._plain.values():
+            notes: list[str] = getattr(teacher, "notes", [])
+            while notes:
+                self.reporter.say(f"  {notes.pop(0)}")
 
     def _built(self, name: str) -> Teacher:
         if name not in self._plain:
@@ -119,6 +127,13 @@ class Run:
         asyncio.run(close_teachers())
         if self._opened is not None:
             self._opened.close()
+
+
+def _start_of(period: str) -> float:
+    """When the period that a cap holds for began, in seconds since 1970."""
+    if period == "run":
+        return 0.0
+    return datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0).timestamp()
 
 
 def check_labels(rows: Sequence[Source], labels: Collection[str], where: str) -> None:

@@ -238,7 +238,8 @@ class Budget(Recipe):
     """A hard cap on what is paid to teachers."""
 
     usd: float = Field(gt=0)
-    per: Literal["run"] = "run"
+    per: Literal["run", "invocation", "month"] = "run"
+    """What the cap holds for: all that this recipe's name ever paid, one command, or a calendar month (UTC)."""
 
 
 class JobRecipe(Recipe):

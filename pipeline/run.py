@@ -190,7 +190,10 @@ def _finish(
     started = time.time()
     asked, known, paid = run.spend.requests, run.spend.from_ledger, run.spend.usd
     tokens = (run.spend.input_tokens, run.spend.output_tokens)
-    outcome = stage.work(run, artifact, {key: placed[key][1] for key in stage.inputs})
+    try:
+        outcome = stage.work(run, artifact, {key: placed[key][1] for key in stage.inputs})
+    finally:
+        run.tell_notes()
     if outcome.counts is not None:
         outcome.counts.check(stage.key)
     lock.check()

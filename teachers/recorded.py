@@ -82,6 +82,10 @@ class RecordedTeacher:
         self.price = price
         self.asking = True
         """False: a prompt that is not in the ledger is a failed row, not a request."""
+        if hasattr(teacher, "charge_again"):
+            teacher.charge_again = self._charge_again
+        self._charged: dict[tuple[str, int], float] = {}
+        """Dollars for requests that may have been billed and brought no answer, by prompt and draw."""
         self._failures: dict[str, Failed] = {}
         self._in_flight: dict[tuple[str, int], asyncio.Task[Answer | Failed]] = {}
         """Requests that have left, by key and log-probabilities asked for."""
@@ -133,19 +137,47 @@ class RecordedTeacher:
         most = self._most(prompt, sampling)
         self.spend.reserve(most)
         cost = most  # a request that ends in an error may have been answered and billed
-        answer: Answer | Failed = Failed(prompt.id, "interrupted", "stopped before an answer came")
+        stopped = Failed(prompt.id, "interrupted", "stopped before an answer came")
+        answer: Answer | Failed = stopped
         try:
             said = await self.teacher.answer(prompt, sampling)
-            cost = self.price.usd(said) if self.price and isinstance(said, Answer) else 0.0
+            cost = self._cost(said, most)
             answer = _storable(said)
+        except BudgetReached:  # no money to ask once more; what was asked before may be billed all the same
+            await self.ledger.append(
+                self._charge(key, stopped, cost + self._charged.get((prompt.id, prompt.sample), 0.0))
+            )
+            raise
         finally:
-            self.spend.settle(most, answer, cost)
+            lost = self._charged.pop((prompt.id, prompt.sample), 0.0)
+            self.spend.settle(most + lost, answer, cost + lost)
         if isinstance(answer, Failed):
             self._failures[key] = answer
+            if cost + lost:
+                await self.ledger.append(self._charge(key, answer, cost + lost))
             return answer
         self._failures.pop(key, None)
-        await self.ledger.append(self._record(key, prompt, sampling, answer, cost))
+        await self.ledger.append(self._record(key, prompt, sampling, answer, cost + lost))
         return answer
+
+    def _charge_again(self, prompt: Prompt, sampling: Sampling) -> None:
+        """Keep what the last request of a prompt may have cost, and set the same aside for the next.
+
+        Raises:
+            BudgetReached: that could take the run over its cap.
+        """
+        most = self._most(prompt, sampling)
+        self.spend.reserve(most)
+        draw = (prompt.id, prompt.sample)
+        self._charged[draw] = self._charged.get(draw, 0.0) + most
+
+    def _cost(self, said: Answer | Failed, most: float) -> float:
+        """Dollars of one outcome; where nobody counted the tokens, the most it can have cost."""
+        if isinstance(said, Failed):
+            return most if said.billed else 0.0
+        if self.price is None:
+            return 0.0
+        return self.price.usd(said) if said.input_tokens and said.output_tokens else most
 
     def _most(self, prompt: Prompt, sampling: Sampling) -> float:
         """Dollars that a request can cost at most: no tokenizer makes more tokens than a text has bytes."""
@@ -168,6 +200,12 @@ class RecordedTeacher:
         }
         return Record(key, sampling.logprobs, body)
 
+    def _charge(self, key: str, failed: Failed, usd: float) -> Record:
+        """What may have been paid for no answer: not found by any request, and part of every sum of dollars."""
+        at = round(time.time(), 3)
+        body = {"teacher": self.identity, "failed": failed.kind, "run": self.run, "usd": usd, "at": at}
+        return Record(digest(f"{key}\0{time.time_ns()}".encode())[:32], 0, body)
+
 
 def request_key(identity: dict[str, str], prompt: Prompt, sampling: Sampling) -> str:
     """Thirty-two hex digits that say who was asked what, and in which draw."""
@@ -182,9 +220,10 @@ def request_key(identity: dict[str, str], prompt: Prompt, sampling: Sampling) ->
     return digest(canonical(asked).encode())[:32]
 
 
-def spent_before(ledger: Ledger, run: str) -> float:
-    """Dollars that earlier invocations of a run paid, from the ledger itself."""
-    return sum(float(record.body.get("usd", 0.0)) for record in ledger.records() if record.body.get("run") == run)
+def spent_before(ledger: Ledger, run: str, since: float = 0.0) -> float:
+    """Dollars that a run paid from a moment on (seconds since 1970), from the ledger itself."""
+    records = (record.body for record in ledger.records())
+    return sum(float(body.get("usd", 0.0)) for body in records if body.get("run") == run and body["at"] >= since)
 
 
 def answer_from(body: dict[str, Any], prompt_id: str) -> Answer:

@@ -24,7 +24,7 @@ from understudy.pipeline.progress import Reporter
 from understudy.pipeline.recipe import load_recipe
 from understudy.pipeline.run import artifacts, run_stages
 
-from .endpoint import Endpoint, Reply, says
+from .endpoint import Endpoint, Reply, error, says
 
 LABELS = ("billing", "delivery", "other")
 TEXTS = [f"message number {n} about order {n * 7919}" for n in range(120)]
@@ -301,6 +301,28 @@ def test_a_budget_is_never_overspent_and_a_higher_one_goes_on_from_there(tmp_pat
         manifest = made.run("label", "budget.usd=1000")
     assert manifest["rows"]["accepted"] == 30
     assert Counter(Counter(asked(body) for body in endpoint.bodies).values()) == {1: 30}  # nothing was asked twice
+
+
+def test_a_budget_for_one_command_or_one_month_counts_what_it_says(tmp_path):
+    with Endpoint(then=labels) as endpoint:
+        made = job(tmp_path, endpoint, TEXTS[:30], budget={"usd": 10.5}, label={"max_tokens": 2})
+        made.fields["teachers"]["lead"] |= {"price": DOLLAR, "concurrency": 4}
+        for per, reached in (("invocation", 10), ("month", 10), ("run", 10), ("invocation", 20)):
+            with pytest.raises(BudgetReached):
+                made.run("label", f"budget.per={per}")
+            assert len(endpoint.requests) == reached
+
+
+def test_what_an_endpoint_refuses_is_said_once(tmp_path, capsys):
+    def reply(body: dict) -> Reply:
+        return error(400, "Unsupported parameter: temperature") if "temperature" in body else labels(body)
+
+    with Endpoint(then=reply) as endpoint:
+        job(tmp_path, endpoint, TEXTS[:20]).run("label")
+
+    said = capsys.readouterr().err
+    assert said.count("teacher lead: the server refused `temperature`") == 1
+    assert "it is now left out" in said
 
 
 def test_a_table_answers_what_is_in_it_and_the_rest_has_failed(tmp_path):

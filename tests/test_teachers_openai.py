@@ -1,4 +1,5 @@
 import asyncio
+import itertools
 import json
 import socket
 from datetime import UTC, datetime, timedelta
@@ -6,11 +7,13 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from understudy.data.errors import BadInput, TeacherUnreachable
 from understudy.data.rows import Answer, Failed, Message, Prompt, Token
 from understudy.data.teacher import Sampling, Teacher
-from understudy.teachers.openai import OpenAIRecipe, OpenAITeacher, _seconds
+from understudy.teachers.openai import OpenAIRecipe, OpenAITeacher
+from understudy.teachers.reply import seconds
 
 from .endpoint import Endpoint, Reply, error, says
 
@@ -242,7 +245,8 @@ def test_a_message_is_one_line_of_at_most_200_characters():
 )
 def test_a_fault_that_may_pass_is_tried_again_and_then_a_failed_row(reply, kind, message):
     with Endpoint(then=reply) as endpoint:
-        assert ask(teacher(endpoint, tries=3)) == Failed("p0", kind, message)
+        billed = reply.status < 300 and kind in ("malformed", "connection")
+        assert ask(teacher(endpoint, tries=3)) == Failed("p0", kind, message, billed)
         assert len(endpoint.requests) == 3
 
 
@@ -267,7 +271,7 @@ def test_a_slow_prompt_is_a_timeout_once_the_server_has_answered_another():
     with Endpoint(says("first"), then=hangs) as endpoint:
         model = teacher(endpoint, timeout_seconds=0.5, tries=2)
         assert ask(model).text == "first"
-        assert ask(model) == Failed("p0", "timeout", "no reply within 0.5 s")
+        assert ask(model) == Failed("p0", "timeout", "no reply within 0.5 s", billed=True)
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -289,7 +293,7 @@ def test_retry_after_may_be_a_date_and_one_in_the_past_or_in_no_form_means_now()
 
 def test_no_retry_after_holds_a_prompt_longer_than_a_minute():
     far = format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True)
-    assert [_seconds(header) for header in ("3600", far, "9" * 400, "-1")] == [60, 60, 60, 0]
+    assert [seconds(header) for header in ("3600", far, "9" * 400, "-1")] == [60, 60, 60, 0]
 
 
 def rejects(name: str, message: str):
@@ -592,3 +596,77 @@ def test_check_says_why_no_models_were_listed(reply, message):
     with Endpoint(then=reply) as endpoint, pytest.raises(TeacherUnreachable) as caught:
         asyncio.run(teacher(endpoint).check())
     assert f"{endpoint.base_url}/models {message}" in str(caught.value)
+
+
+def test_a_request_that_may_have_been_billed_is_charged_before_it_is_made_again():
+    charged = []
+    with Endpoint(Reply(says("ok").body, fault="cut"), error(500, "boom"), Reply(fault="drop"), says("ok")) as endpoint:
+        model = teacher(endpoint)
+        model.charge_again = lambda prompt, sampling: charged.append((prompt.id, sampling.max_tokens))
+        assert ask(model).text == "ok"
+
+    assert charged == [("p0", 512)] * 2  # a 500 is not billed
+
+
+def test_extra_fields_are_sent_and_make_another_teacher_of_it():
+    with Endpoint() as endpoint:
+        plain, extra = teacher(endpoint), teacher(endpoint, extra_body={"reasoning_effort": "low"})
+        ask(extra)
+
+    assert endpoint.requests[0].body["reasoning_effort"] == "low"
+    assert plain.identity != extra.identity
+
+
+def test_an_extra_field_that_the_recipe_sets_itself_is_refused():
+    with pytest.raises(ValidationError, match="'temperature' is set from the recipe's own fields; remove it"):
+        OpenAIRecipe(kind="openai", model="m", extra_body={"temperature": 0})
+
+
+def test_headers_come_from_the_environment_and_are_shown_nowhere(monkeypatch):
+    monkeypatch.setenv("GATEWAY_TOKEN", "gate-secret\n")
+    with Endpoint(error(400, "bad token gate-secret")) as endpoint:
+        recipe = OpenAIRecipe(
+            kind="openai", model="m", base_url=endpoint.base_url, headers_env={"X-Gateway": "GATEWAY_TOKEN"}
+        )
+        failed = ask(recipe.build("lead", Path()))
+
+    assert endpoint.requests[0].headers["X-Gateway"] == "gate-secret"
+    assert failed.message == "bad token ***"
+    assert "gate-secret" not in repr(recipe)
+
+
+def test_a_header_whose_variable_is_missing_is_named(monkeypatch):
+    monkeypatch.delenv("GATEWAY_TOKEN", raising=False)
+    recipe = OpenAIRecipe(kind="openai", model="m", headers_env={"X-Gateway": "GATEWAY_TOKEN"})
+    with pytest.raises(BadInput) as refused:
+        recipe.build("lead", Path())
+
+    found = "teacher lead: GATEWAY_TOKEN is not set in the environment; export it, or remove `headers_env.X-Gateway`"
+    assert str(refused.value) == found
+
+
+def test_an_answer_from_another_model_is_noted_once():
+    body = {**says("ok").body, "model": "other-model"}
+    with Endpoint(then=Reply(body)) as endpoint:
+        model = teacher(endpoint)
+        ask(model)
+        ask(model)
+
+    assert model.notes == [
+        "teacher lead: asked for `qwen`, answered by `other-model`; if that is another model, give it a `revision` of "
+        "its own"
+    ]
+
+
+def test_a_minutes_requests_are_spread_over_the_minute():
+    with Endpoint() as endpoint:
+        model = teacher(endpoint, requests_per_minute=610)
+
+        async def run() -> None:
+            await asyncio.gather(*(model.answer(prompt(number), Sampling()) for number in range(6)))
+            await model.close()
+
+        asyncio.run(run())
+        came = sorted(asked.at for asked in endpoint.requests)
+
+    assert all(later - earlier > 0.05 for earlier, later in itertools.pairwise(came))  # 0.1 s apart when they leave

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -584,3 +585,68 @@ def test_a_table_that_is_not_there_or_lacks_an_answer_is_refused(tmp_path):
     )
     with pytest.raises(BadInput, match=r"answers\.csv:3: no output; found input, output; add `output` \(or `label`\)"):
         table(tmp_path, "input,output\na,x\nb,\n")
+
+
+def test_a_failure_that_may_have_been_billed_stays_charged_in_later_runs_too(tmp_path):
+    late = ScriptedTeacher(lambda _: Failed("p", "timeout", "no reply within 2 s", billed=True))
+    model = recorded(tmp_path, late, Spend(cap=1.0), PRICE)
+    ask(model, prompt("p"))
+
+    most = ((5 + 16 + 16) * 1.0 + 512 * 2.0) / 1e6
+    assert model.spend.usd == pytest.approx(most)
+    assert spent_before(model.ledger, "r") == pytest.approx(most)
+    assert not ask(recorded(tmp_path, shout(), price=PRICE), prompt("p"))[0].from_ledger
+
+
+def test_an_answer_whose_tokens_nobody_counted_costs_the_most_it_can(tmp_path):
+    model = recorded(tmp_path, ScriptedTeacher(lambda _: Answer("p", "x")), Spend(cap=1.0), PRICE)
+    ask(model, prompt("p"))
+
+    assert model.spend.usd == pytest.approx(((5 + 16 + 16) * 1.0 + 512 * 2.0) / 1e6)
+
+
+class Lossy(ScriptedTeacher):
+    """Loses so many replies before one arrives, as an endpoint does whose connection breaks."""
+
+    losses = 0
+    charge_again = None
+
+    async def answer(self, prompt: Prompt, sampling: Sampling) -> Answer | Failed:
+        for _ in range(self.losses):
+            self.charge_again(prompt, sampling)
+        return await super().answer(prompt, sampling)
+
+
+def test_every_request_that_may_have_been_billed_counts_toward_the_cap(tmp_path):
+    most = ((5 + 16 + 16) * 1.0 + 512 * 2.0) / 1e6
+    teacher = Lossy(costly)
+    teacher.losses = 2
+    model = recorded(tmp_path, teacher, Spend(cap=1.0), PRICE)
+    ask(model, prompt("p"))
+
+    paid = 2 * most + PRICE.usd(costly(""))
+    assert model.spend.usd == pytest.approx(paid)
+    assert model.spend.reserved == pytest.approx(0)
+    assert spent_before(model.ledger, "r") == pytest.approx(paid)
+
+
+def test_a_request_is_not_made_again_where_the_last_one_may_have_used_the_money(tmp_path):
+    most = ((5 + 16 + 16) * 1.0 + 512 * 2.0) / 1e6
+    teacher = Lossy(costly)
+    teacher.losses = 2
+    model = recorded(tmp_path, teacher, Spend(cap=2.5 * most), PRICE)
+
+    with pytest.raises(BudgetReached):
+        ask(model, prompt("p"))
+
+    assert teacher.asked == []
+    assert model.spend.usd == pytest.approx(2 * most)
+    assert spent_before(model.ledger, "r") == pytest.approx(2 * most)
+
+
+def test_what_was_paid_before_a_moment_is_left_out(tmp_path):
+    model = recorded(tmp_path, ScriptedTeacher(costly), price=PRICE)
+    ask(model, prompt("p"))
+
+    assert spent_before(model.ledger, "r", time.time() - 60) == pytest.approx(PRICE.usd(costly("")))
+    assert spent_before(model.ledger, "r", time.time() + 60) == 0
