@@ -45,6 +45,10 @@ class Token:
     text: str
     logprob: float
     top: tuple[tuple[str, float], ...] = ()
+    id: int = -1
+    """The token in the model's own vocabulary; -1 where the model does not say."""
+    top_ids: tuple[int, ...] = ()
+    """The alternatives, in the order of `top`; empty where the model does not say."""
 
 
 @dataclass(frozen=True, slots=True)

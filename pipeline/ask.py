@@ -1,8 +1,6 @@
 """Asking a teacher for many answers: a sliding window, one row's outcome at a time.
 
-A slow answer holds one place in the window and nothing else. A stage asks in two passes: the first fills the ledger, in
-whatever order answers come; the second walks the rows in their own order and finds every answer there. That is what
-makes the rows equal on any number of workers, and a killed stage resume for free.
+A slow answer holds one place in the window and nothing else.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from ..data.storage import Storage
 from ..data.teacher import Teacher
 from ..teachers.recorded import RecordedTeacher, Spend, spent_before
 from .ask import Labeler
+from .executor import Executor, LocalExecutor
 from .progress import Reporter
 from .prompts import Template, load_template
 from .recipe import JobRecipe, LoadedRecipe
@@ -27,13 +28,17 @@ from .recipe import JobRecipe, LoadedRecipe
 class Run:
     """One run of one recipe on one root. Teachers and ledger are made when first needed."""
 
-    def __init__(self, loaded: LoadedRecipe, storage: Storage, reporter: Reporter) -> None:
+    def __init__(
+        self, loaded: LoadedRecipe, storage: Storage, reporter: Reporter, executor: Executor | None = None
+    ) -> None:
         self.loaded = loaded
         self.storage = storage
         self.reporter = reporter
+        self.executor = executor or LocalExecutor()
         self.spend = Spend(cap=loaded.recipe.budget.usd if loaded.recipe.budget else None)
         self._plain: dict[str, Teacher] = {}
         self._teachers: dict[str, RecordedTeacher] = {}
+        self._labeler: Labeler | None = None
         self._opened: Ledger | None = None
 
     @property
@@ -98,9 +103,13 @@ class Run:
 
     def labeler(self) -> Labeler:
         """What the label stage asks with, and evaluation after it."""
-        stage = self.recipe.label
-        teacher = self.teacher(self.recipe.teacher_of("label"))
-        return Labeler(self.recipe, self.label_template, teacher, stage.sampling, stage.samples, stage.retries)
+        if self._labeler is None:
+            stage = self.recipe.label
+            teacher = self.teacher(self.recipe.teacher_of("label"))
+            self._labeler = Labeler(
+                self.recipe, self.label_template, teacher, stage.sampling, stage.samples, stage.retries
+            )
+        return self._labeler
 
     def unlabeled(self) -> Iterator[Source]:
         """The user's own inputs, read anew at each call."""
@@ -124,6 +133,7 @@ class Run:
             for teacher in self._plain.values():
                 await teacher.close()
 
+        self.executor.close()
         asyncio.run(close_teachers())
         if self._opened is not None:
             self._opened.close()

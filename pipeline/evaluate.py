@@ -10,6 +10,7 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from .answers import Answers, ModelFacts, TestRows
 from .ask import SECOND_OPINION, Labeler, for_each
 from .context import Run
 from .examples import Counts, read_examples
+from .executor import Asking, ask_all
+from .label import AskLabel
 from .outcome import Outcome, refuse_too_many_failed
 from .parse import parse
 from .scoring import score_tests
@@ -40,7 +43,7 @@ def evaluate(run: Run, artifact: Artifact, curated: Artifact, trained: dict[str,
     labeler = run.labeler()
     tests = _tests(run, curated)
     models: dict[str, ModelFacts] = {}
-    counts = _ask_teacher(run, labeler, tests)
+    counts = _ask_teacher(run, tests)
     models["teacher"] = _teacher_facts(run, labeler, tests)
     for name, student in trained.items():
         models[name] = _ask_student(run, name, student, tests)
@@ -63,48 +66,49 @@ def _tests(run: Run, curated: Artifact) -> list[TestRows]:
     return tests
 
 
-def _ask_teacher(run: Run, labeler: Labeler, tests: list[TestRows]) -> Counts:
+class AskAgain:
+    """The teacher's second opinion on a row whose reference is its first."""
+
+    def teacher(self, run: Run) -> str:
+        return run.recipe.teacher_of("label")
+
+    async def __call__(self, run: Run, item: Source) -> Example | Rejected | Failed:
+        labeler = run.labeler()
+        answer = await labeler.ask(item, SECOND_OPINION)
+        if isinstance(answer, Failed):
+            return answer
+        output = parse(answer, labeler.recipe)
+        if isinstance(output, Rejected):
+            return output
+        return Example(item.id, item.input, output, item.root, item.side, item.origin)
+
+
+def _ask_teacher(run: Run, tests: list[TestRows]) -> Counts:
     """The teacher's answers: its first to a gold row, its second to a row whose reference is its first."""
     counts = Counts()
-    window = run.window(run.recipe.teacher_of("label"))
     for test in tests:
         said: dict[str, Example | Rejected | Failed] = {}
 
-        with run.reporter.track(f"ask {test.name}", len(test.rows)) as tracker:
-
-            async def ask(
-                row: Source, test: TestRows = test, said: dict[str, Any] = said, shown: Any = tracker
-            ) -> None:
-                said[row.id] = await (labeler.label(row) if test.gold else _second_opinion(labeler, row))
-                shown.advance()
-
-            asyncio.run(for_each(test.rows, ask, window))
-        for row in test.rows:
-            answer = said[row.id]
+        def keep(row: Source, answer: Example | Rejected | Failed, said: dict[str, Any] = said) -> None:
+            said[row.id] = answer
             counts.requested += 1
             counts.accepted += isinstance(answer, Example)
             if isinstance(answer, Rejected):
                 counts.rejected[answer.reason] += 1
             elif isinstance(answer, Failed):
                 counts.failed[answer.kind] += 1
+
+        rows = test.rows
+        asking: Asking[Source, Example | Rejected | Failed] = AskLabel() if test.gold else AskAgain()
+        ask_all(run, asking, partial(iter, rows), len(rows), keep, title=f"ask {test.name}")
         refuse_too_many_failed("evaluate", counts, run.recipe.max_failed)
-        test.rows = [row for row in test.rows if not isinstance(said[row.id], Failed)]
+        test.rows = [row for row in rows if not isinstance(said[row.id], Failed)]
         read = [answer if isinstance(answer := said[row.id], Example) else None for row in test.rows]
         test.answers["teacher"] = Answers(
             [answer.output if answer else None for answer in read],
             [answer.probs[answer.output] if answer and answer.probs else None for answer in read],
         )
     return counts
-
-
-async def _second_opinion(labeler: Labeler, row: Source) -> Example | Rejected | Failed:
-    answer = await labeler.ask(row, SECOND_OPINION)
-    if isinstance(answer, Failed):
-        return answer
-    output = parse(answer, labeler.recipe)
-    if isinstance(output, Rejected):
-        return output
-    return Example(row.id, row.input, output, row.root, row.side, row.origin)
 
 
 def _teacher_facts(run: Run, labeler: Labeler, tests: list[TestRows]) -> ModelFacts:

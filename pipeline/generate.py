@@ -6,10 +6,10 @@ in order of i, so `rows` counts accepted rows, and the loop tops up what was rej
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from ..data.artifact import Artifact
 from ..data.duplicates import Duplicates
@@ -19,11 +19,10 @@ from ..data.rows import Answer, Failed, Prompt, Rejected, Source
 from ..data.sides import side_of
 from ..data.sources import read_pairs
 from ..data.teacher import Sampling
-from .ask import for_each
 from .context import Run, check_labels
 from .examples import ExampleWriter
+from .executor import ask_all
 from .outcome import Outcome, refuse_too_many_failed
-from .recipe import GenerateStage
 
 VERSION = 1
 
@@ -85,18 +84,17 @@ def generate(run: Run, artifact: Artifact) -> Outcome:
         known.seen(seed.id, seed.input)
     ceiling = math.ceil(stage.rows * stage.ceiling)
     asked = 0
-    with run.reporter.track("generate", stage.rows) as tracker:
-        while writer.counts.accepted < stage.rows and asked < ceiling:
-            missing = stage.rows - writer.counts.accepted
-            block = [candidates[i] for i in range(asked, min(ceiling, asked + max(missing, 64)))]
-            answers = asyncio.run(_ask(run, stage, block))
-            for candidate, answer in zip(block, answers, strict=True):
-                asked += 1
-                writer.add(_decide(candidate, answer, known))
-                tracker.advance(to=writer.counts.accepted)
-                if writer.counts.accepted == stage.rows:
-                    break
-            refuse_too_many_failed("generate", writer.counts, run.recipe.max_failed)
+
+    def decide(candidate: Candidate, said: Answer | Failed) -> None:
+        if writer.counts.accepted < stage.rows:
+            writer.add(_decide(candidate, said, known))
+
+    while writer.counts.accepted < stage.rows and asked < ceiling:
+        missing = stage.rows - writer.counts.accepted
+        block = [candidates[i] for i in range(asked, min(ceiling, asked + max(missing, 64)))]
+        ask_all(run, AskCandidate(), partial(iter, block), len(block), decide, title="generate", unit="requests")
+        asked += len(block)
+        refuse_too_many_failed("generate", writer.counts, run.recipe.max_failed)
     if writer.counts.accepted < stage.rows:
         raise NotEnoughData(
             f"generate: {asked} candidates gave {writer.counts.accepted} of {stage.rows} rows ({writer.counts}); "
@@ -105,24 +103,18 @@ def generate(run: Run, artifact: Artifact) -> Outcome:
     return Outcome(writer.close(), writer.counts)
 
 
-async def _ask(run: Run, stage: GenerateStage, block: Sequence[Candidate]) -> list[Answer | Failed]:
-    teacher_name = run.recipe.teacher_of("generate")
-    teacher = run.teacher(teacher_name)
-    sampling = Sampling(temperature=stage.temperature, max_tokens=stage.max_tokens)
-    answers: dict[int, Answer | Failed] = {}
+class AskCandidate:
+    """Have one candidate written."""
 
-    async def ask(candidate: Candidate) -> None:
-        prompt = Prompt(candidate.id, run.generate_template.render(_values(run, candidate)), sample=candidate.number)
-        answers[candidate.number] = await teacher.answer(prompt, sampling)
+    def teacher(self, run: Run) -> str:
+        return run.recipe.teacher_of("generate")
 
-    with run.reporter.track("generate", len(block), "requests") as tracker:
-
-        async def ask_and_show(candidate: Candidate) -> None:
-            await ask(candidate)
-            tracker.advance()
-
-        await for_each(block, ask_and_show, run.window(teacher_name))
-    return [answers[candidate.number] for candidate in block]
+    async def __call__(self, run: Run, item: Candidate) -> Answer | Failed:
+        stage = run.recipe.generate
+        assert stage is not None
+        prompt = Prompt(item.id, run.generate_template.render(_values(run, item)), sample=item.number)
+        sampling = Sampling(temperature=stage.temperature, max_tokens=stage.max_tokens)
+        return await run.teacher(self.teacher(run)).answer(prompt, sampling)
 
 
 def _values(run: Run, candidate: Candidate) -> dict[str, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -76,15 +76,20 @@ class Tracker:
         if self._draw is not None:
             self._draw(self.done, "", total)
 
-    def advance(self, detail: str = "", *, to: int | None = None) -> None:
-        """One more item is finished, or ``to`` of them are."""
-        self.done = self.done + 1 if to is None else to
+    def advance(self, detail: Callable[[], str] = str, *, by: int = 1, to: int | None = None) -> None:
+        """``by`` more items are finished, or ``to`` of them are.
+
+        Args:
+            detail: what else to show; asked only when something is shown.
+        """
+        self.done = self.done + by if to is None else to
         now = time.monotonic()
         if now - self._drawn < 0.1:
             return
         self._drawn = now
+        words = detail()
         rate = f"{self.done / (now - self._started):.0f} {self._unit}/s"
-        shown = f"{rate} {detail}".strip()
+        shown = ", ".join(filter(None, (rate, words)))
         if self._draw is not None:
             self._draw(self.done, shown, self._total)
         elif now - self._said > _EVERY_SECONDS:
@@ -93,7 +98,7 @@ class Tracker:
             self._reporter.say(f"  {self._stage}: {self.done}{of} {self._unit}, {shown}{self._left(now)}")
         if now - self._sent > _EVERY_SECONDS / 5:
             self._sent = now
-            self._reporter.event("progress", stage=self._stage, done=self.done, total=self._total, detail=detail)
+            self._reporter.event("progress", stage=self._stage, done=self.done, total=self._total, detail=words)
 
     def _left(self, now: float) -> str:
         if not self._total or not self.done:

@@ -39,7 +39,7 @@ def train(run: Run, artifact: Artifact, curated: Artifact, name: str) -> Outcome
 
             def show(step: int, steps: int, detail: str, tracker: Any = tracker) -> None:
                 tracker.expect(steps)
-                tracker.advance(detail, to=step)
+                tracker.advance(lambda: detail, to=step)
 
             result = train_student(student, rows, folder, seed, show)
         run.reporter.say(

@@ -11,6 +11,7 @@ import asyncio
 import math
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -53,6 +54,13 @@ class Spend:
                 f"request may cost ${usd:.4f}; raise budget.usd and run again: nothing is asked twice"
             )
         self.reserved += usd
+
+    def line(self, in_flight: int) -> str:
+        """Where the asking stands, for a progress line."""
+        parts = [f"{in_flight} in flight", f"{self.input_tokens + self.output_tokens:,} tokens"]
+        parts += [f"${self.usd:.4f}"] if self.usd else []
+        parts += [f"{n} {kind}" for kind, n in self.failed.items()]
+        return ", ".join(parts)
 
     def settle(self, reserved: float, answer: Answer | Failed, usd: float) -> None:
         """Replace a reservation by what the request cost."""
@@ -116,6 +124,11 @@ class RecordedTeacher:
         self._in_flight[request] = task
         task.add_done_callback(lambda done: self._landed(request, done))
         return await asyncio.shield(task)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that have left and are not answered yet."""
+        return len(self._in_flight)
 
     async def close(self) -> None:
         await self.teacher.close()
@@ -228,9 +241,7 @@ def spent_before(ledger: Ledger, run: str, since: float = 0.0) -> float:
 
 def answer_from(body: dict[str, Any], prompt_id: str) -> Answer:
     """An answer as it was recorded."""
-    tokens = tuple(
-        Token(text, logprob, tuple((other, value) for other, value in top)) for text, logprob, top in body["tokens"]
-    )
+    tokens = tuple(_token(*parts) for parts in body["tokens"])
     rest = {name: body[name] for name in ("text", "finish_reason", "input_tokens", "output_tokens", "scores")}
     return Answer(prompt_id, tokens=tokens, from_ledger=True, **rest)
 
@@ -242,8 +253,20 @@ def _answer_body(answer: Answer) -> dict[str, Any]:
         "input_tokens": answer.input_tokens,
         "output_tokens": answer.output_tokens,
         "scores": dict(answer.scores) if answer.scores is not None else None,
-        "tokens": [[token.text, token.logprob, [list(pair) for pair in token.top]] for token in answer.tokens],
+        "tokens": [_token_parts(token) for token in answer.tokens],
     }
+
+
+def _token(
+    text: str, logprob: float, top: Sequence[tuple[str, float]], id: int = -1, top_ids: Sequence[int] = ()
+) -> Token:
+    return Token(text, logprob, tuple((other, value) for other, value in top), id, tuple(top_ids))
+
+
+def _token_parts(token: Token) -> list[Any]:
+    """A token as it is recorded: ids only where the model said them, and in records younger than ids."""
+    ids = [token.id, list(token.top_ids)] if token.id >= 0 else []
+    return [token.text, token.logprob, [list(pair) for pair in token.top], *ids]
 
 
 def _storable(answer: Answer | Failed) -> Answer | Failed:
@@ -257,7 +280,7 @@ def _storable(answer: Answer | Failed) -> Answer | Failed:
     if not all(map(math.isfinite, [*numbers, *(answer.scores or {}).values()])):
         return Failed(answer.prompt_id, "broken", "a log-probability in the answer is not a finite number")
     tokens = tuple(
-        Token(_whole(token.text), token.logprob, tuple((_whole(text), value) for text, value in token.top))
+        replace(token, text=_whole(token.text), top=tuple((_whole(text), value) for text, value in token.top))
         for token in answer.tokens
     )
     return replace(answer, text=_whole(answer.text), tokens=tokens)

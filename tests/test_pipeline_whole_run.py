@@ -157,17 +157,18 @@ def test_the_lines_for_a_terminal_name_every_model_and_the_verdict(report):
     assert verdict_lines(report)[0].startswith("PASS: student may stand in for the teacher")
 
 
-def test_the_trained_student_answers_alone_and_in_plain_transformers_alike(report, job):
+def test_the_trained_student_answers_alone_and_in_plain_transformers_alike(job):
     folder, _ = job
     run = opened(folder)
     texts = ["where is the parcel, the courier was here", "I forgot my password, now the login says locked"]
 
     said = [(output, sure) for _, output, sure in answers(run, None, texts)]
-    chosen = max(report["models"]["student"]["seeds"], key=lambda trained: trained["validation"])
     run.close()
 
     assert [output for output, _ in said] == ["delivery", "login"]
-    (student,) = (folder / "root/stages").glob(f"train-*/seed-{chosen['seed']}")
+    (trained,) = (folder / "root/stages").glob("train-*")
+    chosen = json.loads((trained / "manifest.json").read_text())["summary"]["chosen"]
+    student = trained / f"seed-{chosen}"
     copied = folder / "elsewhere"
     shutil.copytree(student, copied, dirs_exist_ok=True)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(copied), AutoTokenizer.from_pretrained(copied)

@@ -1,0 +1,99 @@
+"""Where a stage's questions are asked: in this process, or wherever an executor from `jobs` puts them.
+
+A stage asks in two passes. The first fills the ledger, anywhere and in whatever order answers come; the second walks
+the items in their own order and finds every answer there. That is what makes the rows equal on any number of workers,
+and a killed stage resume for free. An executor therefore owes no results, only a filled ledger and the failures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from .ask import for_each
+from .progress import Tracker
+
+if TYPE_CHECKING:
+    from .context import Run
+
+Item_contra = TypeVar("Item_contra", contravariant=True)
+Said_co = TypeVar("Said_co", covariant=True)
+Item = TypeVar("Item")
+Said = TypeVar("Said")
+
+
+class Asking(Protocol[Item_contra, Said_co]):
+    """How one item of a stage is asked: small and picklable, because it travels to where the asking is done."""
+
+    def teacher(self, run: Run) -> str:
+        """Name of the teacher that is asked."""
+        ...
+
+    async def __call__(self, run: Run, item: Item_contra) -> Said_co:
+        """What the teacher says to an item, through the run's ledger."""
+        ...
+
+
+class Executor(Protocol):
+    """Does the first pass."""
+
+    def fill(self, run: Run, asking: Asking[Item, Any], items: Iterable[Item], tracker: Tracker) -> None:
+        """Ask for every item, in any order; then the ledger has each answer and the run's teacher knows each failure.
+
+        Raises:
+            BudgetReached: the cap allows no further request; what was in flight is recorded.
+            TeacherUnreachable: nothing more can be answered now.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back processes and connections."""
+        ...
+
+
+class LocalExecutor:
+    """Asks from this process, in one sliding window."""
+
+    def fill(self, run: Run, asking: Asking[Item, Any], items: Iterable[Item], tracker: Tracker) -> None:
+        name = asking.teacher(run)
+        teacher = run.teacher(name)
+
+        async def ask(item: Item) -> None:
+            await asking(run, item)
+            tracker.advance(lambda: run.spend.line(teacher.in_flight))
+
+        asyncio.run(for_each(items, ask, run.window(name)))
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def ask_all(
+    run: Run,
+    asking: Asking[Item, Said],
+    items: Callable[[], Iterable[Item]],
+    total: int,
+    each: Callable[[Item, Said], None],
+    *,
+    title: str,
+    unit: str = "rows",
+) -> None:
+    """Ask for every item, then hand each with what was said to ``each``, in the items' order.
+
+    Args:
+        items: read twice, once for each pass.
+    """
+    with run.reporter.track(title, total, unit) as tracker:
+        run.executor.fill(run, asking, items(), tracker)
+    teacher = run.teacher(asking.teacher(run))
+
+    async def walk() -> None:
+        for item in items():
+            each(item, await asking(run, item))
+
+    teacher.asking = False
+    try:
+        asyncio.run(walk())
+    finally:
+        teacher.asking = True
