@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..pipeline.context import Run
+    from ..pipeline.executor import Executor
 
 HERE = Path(__file__).parent
 _INTERRUPTED = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -69,7 +70,9 @@ def _recipe_command(help_text: str, *, example: str) -> Callable[[Callable[..., 
 
 
 @contextmanager
-def _opened(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool) -> Iterator[Run]:
+def _opened(
+    recipe: Path, root: Path | None, overrides: Sequence[str], events: bool, executor: Executor | None = None
+) -> Iterator[Run]:
     """A run on a root; the first line printed says which root it is."""
     from ..data.storage import LocalStorage
     from ..pipeline.context import Run
@@ -81,7 +84,7 @@ def _opened(recipe: Path, root: Path | None, overrides: Sequence[str], events: b
     place = (chosen or _project(loaded.folder) / "runs").expanduser().resolve()
     reporter = Reporter(events=events)
     reporter.say(f"root: {place}")
-    run = Run(loaded, LocalStorage(place), reporter)
+    run = Run(loaded, LocalStorage(place), reporter, executor)
     try:
         yield run
     finally:
@@ -113,16 +116,38 @@ def _run(run: Run, until: str | None, gate: bool) -> int:
     return EXIT_CODES[report["verdict"]["decision"]] if gate else 0
 
 
-_GATE = click.option("--no-gate", is_flag=True, help="Exit 0 whatever the verdict.")
+def _asking(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The flags of commands that ask teachers and judge: where the asking is done, and what a verdict is worth."""
+    for decorate in reversed(
+        [
+            click.option("--on", type=click.Choice(["local", "ray"]), default="local", help="Where to ask."),
+            click.option("--address", help="Ray cluster, such as ray-head:6379; by default one on this machine."),
+            click.option("--workers", type=click.IntRange(1), help="Ray actors; by default one a node."),
+            click.option("--no-gate", is_flag=True, help="Exit 0 whatever the verdict."),
+        ]
+    ):
+        function = decorate(function)
+    return function
+
+
+def _executor(on: str, address: str | None, workers: int | None) -> Executor | None:
+    """Who does the asking; None for this process."""
+    if on == "ray":
+        from .cluster import RayExecutor
+
+        return RayExecutor(address, workers)
+    if address or workers:
+        raise BadInput(f"{'--address' if address else '--workers'} is for Ray; add --on ray")
+    return None
 
 
 @_recipe_command(
     "Run every stage the recipe has a section for, going on where an earlier run stopped.",
     example="understudy run jobs/tickets/recipe.yaml --set train.epochs=4",
 )
-@_GATE
-def run(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool, no_gate: bool) -> int:
-    with _opened(recipe, root, overrides, events) as opened:
+@_asking
+def run(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool, no_gate: bool, **where: Any) -> int:
+    with _opened(recipe, root, overrides, events, _executor(**where)) as opened:
         if sys.stderr.isatty():
             _say_plan(opened)
         return _run(opened, None, not no_gate)
@@ -149,9 +174,11 @@ def plan(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool
 
 def _stage_command(name: str, help_text: str) -> None:
     @_recipe_command(help_text, example=f"understudy {name} jobs/tickets/recipe.yaml")
-    @_GATE
-    def stage(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool, no_gate: bool) -> int:
-        with _opened(recipe, root, overrides, events) as opened:
+    @_asking
+    def stage(
+        recipe: Path, root: Path | None, overrides: Sequence[str], events: bool, no_gate: bool, **where: Any
+    ) -> int:
+        with _opened(recipe, root, overrides, events, _executor(**where)) as opened:
             return _run(opened, name, not no_gate)
 
     stage.name = name

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from ..data.errors import BudgetReached, UnderstudyError
 from ..data.rows import Answer, Example, Failed, Prompt, Rejected, Source
 from ..data.teacher import Sampling, Teacher
-from .parse import Evidence, label_probabilities, parse
+from .parse import Evidence, label_probabilities, parse, vote_shares
 from .prompts import Template
 from .recipe import JobRecipe
 
@@ -78,6 +78,7 @@ def label_values(recipe: JobRecipe, text: str) -> dict[str, Any]:
     return {
         "instruction": recipe.task.instruction,
         "labels": recipe.labels,
+        "keys": {label: key for key, label in recipe.keys.items()},
         "schema": recipe.schema_text,
         "input": text,
     }
@@ -120,7 +121,7 @@ class Labeler:
                 continue
             outputs.append(output)
             if len(outputs) == 1 and self.recipe.labels:
-                probs, evidence = label_probabilities(answer, list(self.recipe.labels))
+                probs, evidence = label_probabilities(answer, list(self.recipe.labels), self.recipe.keys)
             if len(outputs) == self.samples:
                 break
         if not outputs:
@@ -130,7 +131,7 @@ class Labeler:
         output = votes.most_common(1)[0][0]
         if self.samples > 1 and self.recipe.labels:
             evidence = "samples"
-            probs = {label: votes[label] / len(outputs) for label in self.recipe.labels}
+            probs = vote_shares(votes, list(self.recipe.labels))
         return Example(source.id, source.input, output, source.root, source.side, source.origin, probs, evidence)
 
     async def ask(self, source: Source, draw: int) -> Answer | Failed:

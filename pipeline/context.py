@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import platform
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
@@ -39,6 +39,7 @@ class Run:
         self._plain: dict[str, Teacher] = {}
         self._teachers: dict[str, RecordedTeacher] = {}
         self._labeler: Labeler | None = None
+        self._told: set[str] = set()
         self._opened: Ledger | None = None
 
     @property
@@ -81,12 +82,21 @@ class Run:
         """Prompts that a teacher takes at once."""
         return self.recipe.teachers[name].concurrency
 
-    def tell_notes(self) -> None:
-        """Say what endpoints did not do as asked, each thing once."""
+    def take_notes(self) -> list[str]:
+        """What endpoints did not do as asked since the last call."""
+        notes: list[str] = []
         for teacher in self._plain.values():
-            notes: list[str] = getattr(teacher, "notes", [])
-            while notes:
-                self.reporter.say(f"  {notes.pop(0)}")
+            said: list[str] = getattr(teacher, "notes", [])
+            notes += said
+            said.clear()
+        return notes
+
+    def tell(self, notes: Iterable[str]) -> None:
+        """Say each thing once in a run, whoever met it."""
+        for note in notes:
+            if note not in self._told:
+                self._told.add(note)
+                self.reporter.say(f"  {note}")
 
     def _built(self, name: str) -> Teacher:
         if name not in self._plain:

@@ -13,7 +13,7 @@ from .examples import ExampleWriter, read_sources
 from .executor import ask_all
 from .outcome import Outcome, refuse_too_many_failed
 
-VERSION = 1
+VERSION = 2
 
 
 class AskLabel:

@@ -17,7 +17,7 @@ from ..data.duplicates import fold
 from ..data.rows import Answer, Rejected
 from .recipe import JobRecipe
 
-Evidence = Literal["scored", "logprobs", "samples", "hard"]
+Evidence = Literal["scored", "keys", "logprobs", "samples", "hard"]
 
 _FENCE = re.compile(r"^```\w*\n(.*?)\n?```$", re.DOTALL)
 _LEAD = re.compile(r"(?:label|answer)\s*:", re.IGNORECASE)
@@ -25,11 +25,15 @@ _DECORATION = " *`\"'."
 _SURE = 0.99
 """Share of an answer's first token that must belong to known labels for its alternatives to count."""
 
+_LEAST_KEYS = 0.5
+"""The same for keys: what is not a key begins another way of answering, and says nothing against any label."""
+
 
 def parse(answer: Answer, recipe: JobRecipe) -> str | Rejected:
     """The output in the task's form; `Rejected` with what was said where it has another form."""
     if recipe.labels:
-        label = _label(answer.text, tuple(recipe.labels))
+        key = _unfenced(answer.text).strip(_DECORATION + "()")
+        label = recipe.keys.get(key) or _label(answer.text, tuple(recipe.labels))
         return label or Rejected(answer.prompt_id, "not_a_label", answer.text[:200])
     if recipe.schema_text:
         return _object(answer, recipe.schema_text)
@@ -39,12 +43,17 @@ def parse(answer: Answer, recipe: JobRecipe) -> str | Rejected:
     return text or Rejected(answer.prompt_id, "empty")
 
 
-def label_probabilities(answer: Answer, labels: Sequence[str]) -> tuple[dict[str, float] | None, Evidence]:
+def label_probabilities(
+    answer: Answer, labels: Sequence[str], keys: Mapping[str, str] | None = None
+) -> tuple[dict[str, float] | None, Evidence]:
     """The probability of every label, where the answer tells it; they sum to 1.
 
-    Exact scores are taken as they are. Alternatives of the first token count where each begins one label alone; what
-    they leave of the mass is spread evenly over the labels not named. A token that is a label and begins another tells
-    nothing: the other label's mass is in it too.
+    Exact scores are taken as they are. Of the first token's alternatives those count that are a label's key, or,
+    where labels have no keys, that begin one label alone; what they leave of the mass is spread evenly over the labels
+    not named. A token that is a label and begins another tells nothing: the other label's mass is in it too.
+
+    Args:
+        keys: labels by the letter that was asked for in their place.
     """
     if answer.scores is not None and set(answer.scores) == set(labels):
         return {label: math.exp(answer.scores[label]) for label in labels}, "scored"
@@ -56,20 +65,26 @@ def label_probabilities(answer: Answer, labels: Sequence[str]) -> tuple[dict[str
     found: dict[str, float] = {}
     lost = 0.0
     for token, logprob in alternatives.items():
-        owners = _owners(token.strip(), tuple(labels))
+        owners = _key_owners(token.strip(), keys) if keys else _owners(token.strip(), tuple(labels))
         mass = math.exp(min(0.0, logprob))
         if len(owners) == 1:
             found[owners[0]] = found.get(owners[0], 0.0) + mass
         else:
             lost += mass
     known = sum(found.values())
-    if not known or lost > (1 - _SURE):
+    if not known or lost > (_LEAST_KEYS if keys else 1 - _SURE):
         return None, "hard"
     rest = max(0.0, 1 - known)
     unnamed = [label for label in labels if label not in found]
     probs = {label: found.get(label, rest / len(unnamed) if unnamed else 0.0) for label in labels}
     total = sum(probs.values())
-    return {label: value / total for label, value in probs.items()}, "logprobs"
+    return {label: value / total for label, value in probs.items()}, "keys" if keys else "logprobs"
+
+
+def vote_shares(votes: Mapping[str, int], labels: Sequence[str]) -> dict[str, float]:
+    """Probabilities from draws, with one vote more spread evenly: a label that was never drawn is not impossible."""
+    total = sum(votes.values()) + 1
+    return {label: (votes.get(label, 0) + 1 / len(labels)) / total for label in labels}
 
 
 def same(left: str, right: str, recipe: JobRecipe) -> bool:
@@ -79,6 +94,10 @@ def same(left: str, right: str, recipe: JobRecipe) -> bool:
     if recipe.schema_text:
         return bool(_canonical(left) == _canonical(right))
     return fold(left) == fold(right)
+
+
+def _key_owners(token: str, keys: Mapping[str, str]) -> tuple[str, ...]:
+    return (keys[token],) if token in keys else ()
 
 
 @lru_cache(maxsize=65536)

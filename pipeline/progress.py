@@ -18,14 +18,17 @@ class Reporter:
 
     Args:
         events: write JSON events to stdout.
+        quiet: say nothing to people.
     """
 
-    def __init__(self, *, events: bool = False) -> None:
+    def __init__(self, *, events: bool = False, quiet: bool = False) -> None:
         self._events = events
+        self._quiet = quiet
 
     def say(self, text: str) -> None:
         """A line for people."""
-        print(text, file=sys.stderr, flush=True)
+        if not self._quiet:
+            print(text, file=sys.stderr, flush=True)
 
     def event(self, kind: str, **fields: Any) -> None:
         """A line for programs; nothing unless events were asked for."""

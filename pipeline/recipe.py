@@ -162,6 +162,10 @@ class Generate(_Task):
     """How an answer is compared with the reference: equal after folding case, punctuation and space."""
 
 
+_KEYS = "ABCDEFGHIJKLMNOPQRST"
+"""One token each in every vocabulary; as many as endpoints give alternatives."""
+
+
 class Prompts(Recipe):
     """Templates in the place of the packaged ones; each a file."""
 
@@ -201,6 +205,10 @@ class LabelStage(Recipe):
     max_tokens: int = Field(512, gt=0)
     logprobs: int = Field(0, ge=0, le=20)
     """Alternatives per token; with closed labels they become the teacher's probabilities."""
+
+    keys: bool = False
+    """Closed labels, at most 20: have a letter answered in place of the label, so that the alternatives of one token
+    hold the probability of every label at any endpoint."""
 
     retries: int = Field(2, ge=0)
     """Further draws for an answer that cannot be used."""
@@ -314,6 +322,7 @@ class JobRecipe(Recipe):
                 raise _fault(f"says no `teacher`; choose one of {names}", stage)
             if chosen.teacher is not None and chosen.teacher not in self.teachers:
                 raise _fault(f"'{chosen.teacher}' is no teacher of this recipe; defined: {names}", stage, "teacher")
+        self._keys_serve()
         judged = self.evaluate.student
         if judged is not None and judged not in self.students:
             defined = ", ".join(self.students) or "none"
@@ -329,6 +338,20 @@ class JobRecipe(Recipe):
                     )
         return self
 
+    def _keys_serve(self) -> None:
+        """Refuse keys where they cannot tell anything, or nothing new."""
+        if not self.label.keys:
+            return
+        if not 2 <= len(self.labels) <= len(_KEYS):
+            found = f"the task has {len(self.labels) or 'no'} labels"
+            raise _fault(f"{found}, and keys stand for 2 to {len(_KEYS)} labels; remove it", "label", "keys")
+        if self.label.logprobs < len(self.labels):
+            found = f"logprobs = {self.label.logprobs} leaves out labels"
+            raise _fault(f"{found}; set label.logprobs = {len(self.labels)} or more", "label", "keys")
+        kind = self.teachers[self.teacher_of("label")].kind
+        if kind != "openai":
+            raise _fault(f"a teacher of kind '{kind}' does without; remove it", "label", "keys")
+
     def teacher_of(self, stage: Literal["generate", "label"]) -> str:
         """Name of the teacher that a stage asks."""
         chosen = self.generate.teacher if stage == "generate" and self.generate else self.label.teacher
@@ -342,6 +365,11 @@ class JobRecipe(Recipe):
     def labels(self) -> dict[str, str]:
         """Labels with their definitions; empty where the task is not closed."""
         return self.task.labels if isinstance(self.task, Classify) else {}
+
+    @cached_property
+    def keys(self) -> dict[str, str]:
+        """Labels by the letter that a teacher is asked for; empty where it is asked for labels."""
+        return dict(zip(_KEYS, self.labels, strict=False)) if self.label.keys else {}
 
     @cached_property
     def schema_text(self) -> str:

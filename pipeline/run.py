@@ -193,7 +193,7 @@ def _finish(
     try:
         outcome = stage.work(run, artifact, {key: placed[key][1] for key in stage.inputs})
     finally:
-        run.tell_notes()
+        run.tell(run.take_notes())
     if outcome.counts is not None:
         outcome.counts.check(stage.key)
     lock.check()

@@ -11,7 +11,7 @@ import asyncio
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -55,9 +55,28 @@ class Spend:
             )
         self.reserved += usd
 
-    def line(self, in_flight: int) -> str:
+    def take(self) -> Spend:
+        """What was counted since the last call; the cap is lowered by what was paid."""
+        taken = replace(self, cap=None, reserved=0.0)
+        if self.cap is not None:
+            self.cap -= self.usd
+        self.usd, self.failed = 0.0, {}
+        self.requests = self.from_ledger = self.input_tokens = self.output_tokens = 0
+        return taken
+
+    def add(self, other: Spend) -> None:
+        """Count what was asked and paid elsewhere."""
+        for name in ("usd", "requests", "from_ledger", "input_tokens", "output_tokens"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for kind, n in other.failed.items():
+            self.failed[kind] = self.failed.get(kind, 0) + n
+
+    def line(self, in_flight: int, unit: str = "") -> str:
         """Where the asking stands, for a progress line."""
-        parts = [f"{in_flight} in flight", f"{self.input_tokens + self.output_tokens:,} tokens"]
+        parts = [
+            " ".join(filter(None, (str(in_flight), unit, "in flight"))),
+            f"{self.input_tokens + self.output_tokens:,} tokens",
+        ]
         parts += [f"${self.usd:.4f}"] if self.usd else []
         parts += [f"{n} {kind}" for kind, n in self.failed.items()]
         return ", ".join(parts)
@@ -124,6 +143,15 @@ class RecordedTeacher:
         self._in_flight[request] = task
         task.add_done_callback(lambda done: self._landed(request, done))
         return await asyncio.shield(task)
+
+    def take_failures(self) -> dict[str, Failed]:
+        """Requests that failed since the last call, by key."""
+        taken, self._failures = self._failures, {}
+        return taken
+
+    def add_failures(self, failures: Mapping[str, Failed]) -> None:
+        """Know of requests that failed elsewhere."""
+        self._failures.update(failures)
 
     @property
     def in_flight(self) -> int:

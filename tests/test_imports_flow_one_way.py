@@ -17,7 +17,8 @@ BELOW = {
     "pipeline": {"data", "teachers", "students"},
     "jobs": {"data", "teachers", "students", "pipeline"},
 }
-HEAVY = {"torch", "ray", "vllm", "transformers", "trl", "datasets", "pyarrow", "sklearn", "scipy", "aiohttp", "rensa"}
+HEAVY = {"torch", "ray", "vllm", "transformers", "trl", "datasets", "distilabel", "pyarrow", "sklearn", "scipy"}
+HEAVY |= {"aiohttp", "rensa"}
 
 
 def imported(file: Path, root: Path) -> Iterator[tuple[int, str]]:

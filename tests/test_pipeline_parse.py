@@ -4,7 +4,7 @@ import math
 import pytest
 
 from understudy.data.rows import Answer, Rejected, Token
-from understudy.pipeline.parse import label_probabilities, most_probable, parse, same
+from understudy.pipeline.parse import label_probabilities, most_probable, parse, same, vote_shares
 from understudy.pipeline.recipe import JobRecipe
 
 LABELS = ["billing", "card_arrival", "card_linking", "other"]
@@ -250,3 +250,49 @@ def test_the_likeliest_label_is_the_one_named_first_of_equals():
 def test_what_was_read_is_json_again_for_any_script():
     said = json.dumps({"total": 1.5, "vendor": "Müller \N{GRINNING FACE}"})
     assert read(said, EXTRACT) == '{"total": 1.5, "vendor": "Müller \N{GRINNING FACE}"}'
+
+
+KEYS = {"A": "billing", "B": "card_arrival", "C": "card_linking", "D": "other"}
+
+
+def keyed(*top: tuple[str, float]) -> Answer:
+    """An answer whose first token has these alternatives, as probabilities."""
+    logs = tuple((text, math.log(share)) for text, share in top)
+    return Answer("p", top[0][0], tokens=(Token(*logs[0], logs),))
+
+
+def test_the_alternatives_of_a_key_are_the_probabilities_of_the_labels():
+    probs, evidence = label_probabilities(keyed(("B", 0.7), (" A", 0.2), ("C", 0.06), ("D", 0.04)), LABELS, KEYS)
+
+    assert evidence == "keys"
+    assert probs == pytest.approx({"billing": 0.2, "card_arrival": 0.7, "card_linking": 0.06, "other": 0.04})
+
+
+def test_what_the_named_keys_leave_is_spread_over_the_others():
+    probs, _ = label_probabilities(keyed(("B", 0.8), ("A", 0.1), ("The", 0.05)), LABELS, KEYS)
+
+    assert probs == pytest.approx({"billing": 0.1, "card_arrival": 0.8, "card_linking": 0.05, "other": 0.05})
+
+
+def test_an_answer_that_begins_in_another_way_as_a_rule_tells_no_probabilities():
+    assert label_probabilities(keyed(("The", 0.6), ("B", 0.3)), LABELS, KEYS) == (None, "hard")
+
+
+@pytest.mark.parametrize("said", ["B", " B.", "(B)", "**B**", "card_arrival", "Label: card_arrival"])
+def test_a_letter_is_read_as_its_label_and_a_label_as_itself(said):
+    recipe = JobRecipe.model_validate(
+        {
+            "name": "t",
+            "task": {"kind": "classify", "instruction": "?", "unlabeled": "pool.jsonl", "labels": LABELS},
+            "teachers": {"lead": {"kind": "openai", "model": "m"}},
+            "label": {"keys": True, "logprobs": 4},
+        }
+    )
+
+    assert read(said, recipe) == "card_arrival"
+
+
+def test_votes_leave_every_label_possible_and_sum_to_one():
+    shares = vote_shares({"billing": 3, "other": 1}, LABELS)
+
+    assert shares == pytest.approx({"billing": 0.65, "card_arrival": 0.05, "card_linking": 0.05, "other": 0.25})

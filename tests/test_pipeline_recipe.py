@@ -62,8 +62,8 @@ REFUSED = {
     ),
     "an unknown key like no other": (
         BASE + "label: {zzz: 3}\n",
-        "recipe.yaml:11: unknown key 'zzz' in label; known keys: logprobs, max_tokens, retries, samples, teacher, "
-        "temperature",
+        "recipe.yaml:11: unknown key 'zzz' in label; known keys: keys, logprobs, max_tokens, retries, samples, "
+        "teacher, temperature",
     ),
     "a misspelt section that is needed": (
         BASE.replace("task:", "tasks:"),
@@ -269,6 +269,14 @@ REFUSED = {
         BASE + "label: {samples: 5}\n",
         "recipe.yaml:11: label: temperature = 0 gives the same answer 5 times; set samples = 1, or a temperature "
         "above 0",
+    ),
+    "keys that leave labels out": (
+        OPENAI + "label: {keys: true}\n",
+        "recipe.yaml:11: label.keys: logprobs = 0 leaves out labels; set label.logprobs = 3 or more",
+    ),
+    "keys for a teacher that scores labels": (
+        BASE + "label: {keys: true, logprobs: 5}\n",
+        "recipe.yaml:11: label.keys: a teacher of kind 'table' does without; remove it",
     ),
     "a budget that nobody can keep": (
         OPENAI + "budget: {usd: 3}\n",
