@@ -153,22 +153,43 @@ def run(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool,
         return _run(opened, None, not no_gate)
 
 
-def _say_plan(opened: Run) -> None:
+def _say_plan(opened: Run, pilot: int = 0) -> None:
     from ..pipeline.plan import plan as make_plan
 
-    made = make_plan(opened)
+    made = make_plan(opened, pilot)
     for line in made.lines():
         opened.reporter.say(line)
     opened.reporter.event("plan", **made.as_json())
 
 
 @_recipe_command(
-    "Say what a run would do and cost; asks nobody and spends nothing.",
-    example="understudy plan jobs/tickets/recipe.yaml",
+    "Say what a run would do and cost; without --pilot asks nobody and spends nothing.",
+    example="understudy plan jobs/tickets/recipe.yaml --pilot 50",
 )
-def plan(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool) -> int:
+@click.option("--pilot", type=click.IntRange(0), default=0, help="Ask for so many rows, and reckon from them.")
+def plan(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool, pilot: int) -> int:
     with _opened(recipe, root, overrides, events) as opened:
-        _say_plan(opened)
+        _say_plan(opened, pilot)
+    return 0
+
+
+@_recipe_command(
+    "Show real prompts and real answers for the first rows; what is asked is paid for once.",
+    example="understudy preview jobs/tickets/recipe.yaml -n 5",
+)
+@click.option("-n", "rows", type=click.IntRange(1), default=5, show_default=True, help="Rows to show.")
+def preview(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool, rows: int) -> int:
+    from dataclasses import asdict
+
+    from ..pipeline.preview import preview as shown
+
+    with _opened(recipe, root, overrides, events) as opened:
+        for exchange in shown(opened, rows):
+            for line in exchange.lines():
+                opened.reporter.say(line)
+            opened.reporter.event("preview", **asdict(exchange))
+        opened.reporter.say(opened.spend.line(0))
+        opened.tell(opened.take_notes())
     return 0
 
 

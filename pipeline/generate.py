@@ -112,9 +112,13 @@ class AskCandidate:
     async def __call__(self, run: Run, item: Candidate) -> Answer | Failed:
         stage = run.recipe.generate
         assert stage is not None
-        prompt = Prompt(item.id, run.generate_template.render(_values(run, item)), sample=item.number)
         sampling = Sampling(temperature=stage.temperature, max_tokens=stage.max_tokens)
-        return await run.teacher(self.teacher(run)).answer(prompt, sampling)
+        return await run.teacher(self.teacher(run)).answer(writing_prompt(run, item), sampling)
+
+
+def writing_prompt(run: Run, candidate: Candidate) -> Prompt:
+    """What the writing teacher reads."""
+    return Prompt(candidate.id, run.generate_template.render(_values(run, candidate)), sample=candidate.number)
 
 
 def _values(run: Run, candidate: Candidate) -> dict[str, object]:
@@ -128,7 +132,8 @@ def _values(run: Run, candidate: Candidate) -> dict[str, object]:
     }
 
 
-def _decide(candidate: Candidate, answer: Answer | Failed, known: Duplicates) -> Source | Rejected | Failed:
+def accepted(candidate: Candidate, answer: Answer | Failed) -> Source | Rejected | Failed:
+    """The input that an answer is, by itself."""
     if isinstance(answer, Failed):
         return answer
     text = answer.text.strip().removeprefix("Input:").strip().strip('"')
@@ -136,7 +141,12 @@ def _decide(candidate: Candidate, answer: Answer | Failed, known: Duplicates) ->
         return Rejected(candidate.id, "cut_short", text[-200:])
     if not text:
         return Rejected(candidate.id, "empty")
-    if copy := known.seen(candidate.id, text):
-        return Rejected(candidate.id, f"{copy[0]}_duplicate", f"of {copy[1]}: {text[:160]}")
     seed = candidate.seed
     return Source(candidate.id, text, seed.root, seed.side, "generated", candidate.label or None)
+
+
+def _decide(candidate: Candidate, answer: Answer | Failed, known: Duplicates) -> Source | Rejected | Failed:
+    row = accepted(candidate, answer)
+    if isinstance(row, Source) and (copy := known.seen(candidate.id, row.input)):
+        return Rejected(candidate.id, f"{copy[0]}_duplicate", f"of {copy[1]}: {row.input[:160]}")
+    return row

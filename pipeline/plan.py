@@ -1,20 +1,33 @@
-"""What a run would do and cost, without asking anybody: stages left, requests, tokens, dollars, and the test's power.
+"""What a run would do and cost: stages left, requests, tokens, dollars, minutes, and the power of the verdict's test.
 
-Tokens are guessed from text (four bytes each) and answers from the labels' lengths, so dollars are an estimate; what is
-in the ledger already is not subtracted, nor are answers counted that will have to be asked for again.
+Without a pilot nobody is asked: tokens are guessed from text (four bytes each) and answers from the labels' lengths. A
+pilot asks for some rows, which the run that follows has in its ledger, and puts an interval around what all of them
+will cost. What is in the ledger already is not subtracted, nor are answers counted that will be asked for again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
-from ..data.rows import Source
+import numpy as np
+import numpy.typing as npt
+
+from ..data.errors import NotEnoughData
+from ..data.rows import Answer, Failed, Source
 from .context import Run
+from .executor import Asking, ask_all
+from .generate import AskCandidate, Candidate, Candidates, accepted, read_seeds
 from .run import artifacts
 from .verdict import rows_needed
+
+Array = npt.NDArray[np.float64]
+Item = TypeVar("Item")
 
 _BYTES_PER_TOKEN = 4
 _SAMPLED = 200
@@ -33,6 +46,49 @@ class Asked:
     input_tokens: int
     output_tokens: int
     usd: float | None
+    usd_interval: tuple[float, float] | None = None
+    """90% interval, from a pilot."""
+    minutes: float | None = None
+    """At the pace of the pilot."""
+
+    def line(self) -> str:
+        """For a terminal."""
+        usd = "no price given" if self.usd is None else f"about ${self.usd:.2f}"
+        if self.usd_interval is not None:
+            usd += " ({:.2f} to {:.2f})".format(*self.usd_interval)
+        minutes = "" if self.minutes is None else f", about {self.minutes:.1f} minutes"
+        return (
+            f"  {self.stage}: about {self.requests} requests, {self.input_tokens:,} tokens in and "
+            f"{self.output_tokens:,} out, {usd}{minutes}"
+        )
+
+
+@dataclass(frozen=True)
+class Piloted:
+    """What some requests of a stage took; arrays of shape [requests]."""
+
+    input_tokens: Array
+    output_tokens: Array
+    seconds: float
+
+    def asked(self, run: Run, stage: str, teacher: str, requests: int) -> Asked:
+        """The whole stage, if all its requests are like these."""
+        rows, price = len(self.input_tokens), run.recipe.teachers[teacher].price
+        usd = interval = None
+        if price is not None:
+            each = (price.input * self.input_tokens + price.output * self.output_tokens) / 1e6
+            usd = requests * float(each.mean())
+            half = 1.645 * requests * float(each.std(ddof=1)) / math.sqrt(rows) if rows > 1 else usd
+            interval = (max(0.0, usd - half), usd + half)
+        return Asked(
+            stage,
+            requests,
+            round(requests * float(self.input_tokens.mean())),
+            round(requests * float(self.output_tokens.mean())),
+            usd,
+            interval,
+            requests * self.seconds / rows / 60,
+        )
 
 
 @dataclass(frozen=True)
@@ -50,7 +106,7 @@ class Plan:
     def as_json(self) -> dict[str, Any]:
         return {
             "stages": self.stages,
-            "asked": [vars(part) for part in self.asked],
+            "asked": [asdict(part) for part in self.asked],
             "test_rows": self.test_rows,
             "needed_rows": self.needed_rows,
         }
@@ -59,35 +115,92 @@ class Plan:
         """For a terminal."""
         yield "plan: " + ", ".join(f"{key} {state}" for key, state in self.stages.items())
         for part in self.asked:
-            usd = "no price given" if part.usd is None else f"about ${part.usd:.2f}"
-            yield (
-                f"  {part.stage}: about {part.requests} requests, {part.input_tokens:,} tokens in and "
-                f"{part.output_tokens:,} out, {usd}"
-            )
+            yield part.line()
         have = "held-out rows" if self.test_rows is None else f"{self.test_rows} gold rows"
         yield f"  verdict: {have}; about {self.needed_rows} are needed if the two differ on {_DISCORDANCE:.0%} of them"
 
 
-def plan(run: Run) -> Plan:
-    """Look at what is there and count what is not; asks nobody and spends nothing."""
+def plan(run: Run, pilot: int = 0) -> Plan:
+    """Look at what is there and count what is not.
+
+    Args:
+        pilot: rows to ask for and to reckon from; 0 asks nobody and spends nothing.
+    """
     states = {key: "done" if artifact.manifest() else "to do" for key, (_, artifact) in artifacts(run).items()}
     recipe = run.recipe
     gold = run.gold()
     asked = []
+    sample = list(islice(run.unlabeled(), pilot or _SAMPLED))
     if states.get("generate") == "to do" and recipe.generate is not None:
-        asked.append(_generate(run))
-    written = recipe.generate.rows if recipe.generate is not None else 0
+        tried, written = _pilot_generate(run, pilot) if pilot else (None, [])
+        asked.append(_generate(run, tried))
+        sample = (written + sample)[: pilot or _SAMPLED]
+    rows = recipe.generate.rows if recipe.generate is not None else 0
+    measured = None
     if states["label"] == "to do":
-        count = written + sum(1 for _ in run.unlabeled())
-        asked.append(_label(run, "label", count * recipe.label.samples, list(islice(run.unlabeled(), _SAMPLED))))
+        count = rows + sum(1 for _ in run.unlabeled())
+        measured = _pilot_label(run, sample) if pilot else None
+        asked.append(_label(run, "label", count * recipe.label.samples, sample, measured))
     if states.get("evaluate") == "to do" and gold:
-        rows = [row for test in gold.values() for row in test]
-        asked.append(_label(run, "evaluate", len(rows) * recipe.label.samples, rows[:_SAMPLED]))
+        judged = [row for test in gold.values() for row in test]
+        asked.append(_label(run, "evaluate", len(judged) * recipe.label.samples, judged[:_SAMPLED], measured))
     test_rows = len(next(iter(gold.values()))) if gold else None
     return Plan(states, asked, test_rows, rows_needed(_DISCORDANCE, recipe.evaluate.margin))
 
 
-def _label(run: Run, stage: str, requests: int, sample: list[Source]) -> Asked:
+def _pilot_generate(run: Run, rows: int) -> tuple[Piloted, list[Source]]:
+    """Have the first candidates written; also what came of them."""
+    stage = run.recipe.generate
+    assert stage is not None
+    candidates = Candidates(read_seeds(run), list(run.recipe.labels), stage.examples)
+    said: list[tuple[Candidate, Answer | Failed]] = []
+    some = [candidates[number] for number in range(rows)]
+    piloted = _timed(run, AskCandidate(), some, lambda candidate, answer: said.append((candidate, answer)))
+    made = [accepted(candidate, answer) for candidate, answer in said]
+    return piloted, [row for row in made if isinstance(row, Source)]
+
+
+def _pilot_label(run: Run, sample: list[Source]) -> Piloted:
+    return _timed(run, _AskOnce(), sample, lambda _, answer: None)
+
+
+class _AskOnce:
+    """The first draw of a row, as it was said."""
+
+    def teacher(self, run: Run) -> str:
+        return run.recipe.teacher_of("label")
+
+    async def __call__(self, run: Run, item: Source) -> Answer | Failed:
+        return await run.labeler().ask(item, 0)
+
+
+def _timed(
+    run: Run, asking: Asking[Item, Answer | Failed], items: list[Item], each: Callable[[Item, Answer | Failed], None]
+) -> Piloted:
+    """Ask for items and count.
+
+    Raises:
+        NotEnoughData: nothing was answered, so there is nothing to reckon from.
+    """
+    answers: list[Answer] = []
+
+    def keep(item: Item, answer: Answer | Failed) -> None:
+        each(item, answer)
+        if isinstance(answer, Answer):
+            answers.append(answer)
+
+    started = time.perf_counter()
+    ask_all(run, asking, partial(iter, items), len(items), keep, title="pilot")
+    seconds = time.perf_counter() - started
+    if not answers:
+        raise NotEnoughData(f"plan: none of {len(items)} rows of the pilot was answered; try `understudy preview`")
+    tokens = np.array([[answer.input_tokens, answer.output_tokens] for answer in answers], dtype=float)
+    return Piloted(tokens[:, 0], tokens[:, 1], seconds)
+
+
+def _label(run: Run, stage: str, requests: int, sample: list[Source], measured: Piloted | None) -> Asked:
+    if measured is not None:
+        return measured.asked(run, stage, run.recipe.teacher_of("label"), requests)
     labeler = run.labeler()
     lengths = [
         sum(len(message.content.encode()) for message in labeler.prompt(source, 0).messages)
@@ -99,9 +212,11 @@ def _label(run: Run, stage: str, requests: int, sample: list[Source]) -> Asked:
     return _asked(run, stage, run.recipe.teacher_of("label"), requests, each, answer)
 
 
-def _generate(run: Run) -> Asked:
+def _generate(run: Run, measured: Piloted | None) -> Asked:
     stage = run.recipe.generate
     assert stage is not None
+    if measured is not None:
+        return measured.asked(run, "generate", run.recipe.teacher_of("generate"), round(stage.rows * 1.1))
     each = len(run.generate_template.text.encode()) / _BYTES_PER_TOKEN + 40 * stage.examples
     return _asked(run, "generate", run.recipe.teacher_of("generate"), round(stage.rows * 1.1), each, 40)
 

@@ -108,6 +108,45 @@ def ask_endpoint(job: Path, base_url: str, **fields) -> None:
     change(job, "    kind: table\n    model: answers.jsonl\n", "".join(f"    {k}: {v}\n" for k, v in lead.items()))
 
 
+# --- preview and plan
+
+
+def test_a_preview_shows_real_prompts_and_answers_which_a_run_does_not_pay_for_again(job):
+    with Endpoint(then=labels) as endpoint:
+        ask_endpoint(job, endpoint.base_url)
+        done = understudy("preview", "recipe.yaml", "-n", "2", cwd=job)
+        assert done.returncode == 0
+        assert len(endpoint.requests) == 2
+        assert understudy("label", "recipe.yaml", cwd=job).returncode == 0
+        assert len(endpoint.requests) == 30
+
+    said = done.stderr
+    assert said.count("--- label") == 2
+    assert f"[user] Input: {TEXTS[0]}" in said
+    assert f"[answer] {team(TEXTS[0])}\n=> {team(TEXTS[0])} (hard)" in said
+
+
+def test_a_preview_of_a_teacher_that_fails_says_what_came_back(job):
+    with Endpoint(then=error(400, "flagged")) as endpoint:
+        ask_endpoint(job, endpoint.base_url)
+        done = understudy("preview", "recipe.yaml", "-n", "1", cwd=job)
+
+    assert "=> failed: refused: flagged" in done.stderr
+
+
+def test_a_plan_without_a_pilot_asks_nobody_and_one_with_it_gives_an_interval(job):
+    with Endpoint(then=labels) as endpoint:
+        ask_endpoint(job, endpoint.base_url, price="{input: 1000, output: 2000}")
+        guessed = understudy("plan", "recipe.yaml", cwd=job)
+        assert endpoint.requests == []
+        done = understudy("plan", "recipe.yaml", "--pilot", "10", cwd=job)
+        assert len(endpoint.requests) == 10
+
+    assert "label: about 30 requests" in guessed.stderr
+    # 7 tokens in and 2 out, of every answer alike
+    assert "label: about 30 requests, 210 tokens in and 60 out, about $0.33 (0.33 to 0.33), about 0." in done.stderr
+
+
 # --- help
 
 
