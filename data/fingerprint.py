@@ -9,10 +9,13 @@ import hashlib
 import json
 from typing import Any
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+"""Made once: `json.dumps` makes another at every call, which takes as long as encoding a request."""
+
 
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces; raises on NaN and on anything JSON has no word for."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def fingerprint(value: Any) -> str:

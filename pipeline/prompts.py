@@ -48,7 +48,9 @@ class Template:
             if role is None:
                 raise BadInput(f"{where}:{line}: unknown turn [{mark[1]}]; expected [system], [user] or [assistant]")
             try:
-                self._turns.append((role, jinja.from_string(text[mark.end() : end])))
+                body = jinja.from_string(text[mark.end() : end])
+                body.globals = dict(body.globals)  # a chain of mappings, looked up anew for each row: twice the time
+                self._turns.append((role, body))
             except TemplateSyntaxError as error:
                 at = line + error.lineno - 1
                 said = (error.message or "").rstrip(".")

@@ -302,7 +302,7 @@ def _storable(answer: Answer | Failed) -> Answer | Failed:
 
     Half of a surrogate pair, which a text cut in the middle of an emoji ends with, becomes U+FFFD.
     """
-    if isinstance(answer, Failed):
+    if isinstance(answer, Failed) or not (answer.tokens or answer.scores or _HALF_PAIR.search(answer.text)):
         return answer
     numbers = [value for token in answer.tokens for value in (token.logprob, *(value for _, value in token.top))]
     if not all(map(math.isfinite, [*numbers, *(answer.scores or {}).values()])):

@@ -6,7 +6,13 @@ from understudy.data.errors import BadInput
 from understudy.data.rows import Message
 from understudy.pipeline.prompts import Template, load_template
 
-VALUES = {"instruction": "Which team?", "labels": {"a": "", "b": "the rest"}, "schema": "", "input": "hello"}
+VALUES = {
+    "instruction": "Which team?",
+    "labels": {"a": "", "b": "the rest"},
+    "keys": {},
+    "schema": "",
+    "input": "hello",
+}
 
 
 def refusal(text: str, **values) -> str:
@@ -56,6 +62,13 @@ def test_the_packaged_label_template_lists_the_labels_with_their_meanings():
     assert user == Message("user", "Input: hello")
 
 
+def test_the_packaged_label_template_asks_for_letters_where_labels_have_them():
+    system, _ = load_template("label", None, Path()).render(VALUES | {"keys": {"a": "A", "b": "B"}})
+    assert system.content == (
+        "Which team?\nAnswer with exactly one of these letters and nothing else:\nA: a\nB: b (the rest)"
+    )
+
+
 def test_the_packaged_templates_serve_every_kind_of_task():
     for kind in ({"labels": {}, "schema": '{"type":"object"}'}, {"labels": {}, "schema": ""}):
         system, user = load_template("label", None, Path()).render(VALUES | kind)
@@ -91,9 +104,9 @@ REFUSED = {
         "'elif' or 'else' or 'endif'. The innermost block that needs to be closed is 'if'; mend that line"
     ),
     "[user]\n{{ input | shorten }}": "label.j2:2: not a valid template: No filter named 'shorten'; mend that line",
-    "[user]\n{{ text }}": "label.j2: 'text' is undefined; a template may use input, instruction, labels, schema",
+    "[user]\n{{ text }}": "label.j2: 'text' is undefined; a template may use input, instruction, keys, labels, schema",
     "[user]\n{{ input.subject }}": (
-        "label.j2: 'str object' has no attribute 'subject'; a template may use input, instruction, labels, schema"
+        "label.j2: 'str object' has no attribute 'subject'; a template may use input, instruction, keys, labels, schema"
     ),
     "[user]\n{{ 1 / 0 }}": "label.j2: cannot be filled in: ZeroDivisionError: division by zero; mend it",
     "[user]\n{{ input + 1 }}": (
