@@ -7,7 +7,8 @@ the input alone, so that both send the same messages and meet the same latencies
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 SYSTEM = "A customer wrote to a shop. Answer with one JSON object: label, score and id."
@@ -22,6 +23,8 @@ class Job:
     rows: int
     concurrency: int
     max_failed: float = 0.01
+    teacher: Mapping[str, float] = field(default_factory=dict)
+    """What else the recipe says about the teacher."""
 
     @property
     def recipe(self) -> Path:
@@ -41,7 +44,13 @@ class Job:
         return self.folder / "journal.jsonl"
 
     def write(self) -> None:
-        teacher = {"kind": "openai", "model": "mock", "base_url": self.base_url, "concurrency": self.concurrency}
+        teacher: dict[str, object] = {
+            "kind": "openai",
+            "model": "mock",
+            "base_url": self.base_url,
+            "concurrency": self.concurrency,
+        }
+        teacher |= self.teacher
         recipe = {
             "name": "benchmark",
             "task": {"kind": "generate", "instruction": SYSTEM, "unlabeled": self.pool.name},

@@ -28,6 +28,12 @@ def ours(job: Job, server: MockTeacher, step: str = "ask") -> Report:
     return _report(_module("ours", job.recipe, job.root, job.rows, step))
 
 
+def on_ray(job: Job, workers: int) -> list[float]:
+    """When each answer was durable, in seconds, with so many workers on a Ray of this machine; in order."""
+    times: list[float] = json.loads(finish(_module("workers", job.recipe, job.root, workers)))
+    return times
+
+
 def bare_command(job: Job) -> list[str]:
     return _module("bare", job.pool, job.journal, job.base_url, job.rows, job.concurrency)
 
