@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,6 +37,9 @@ Item = TypeVar("Item")
 
 SHARDS_IN_FLIGHT = 12
 """Shards that an actor holds: with fewer than about eight windows of rows its window runs dry (measured)."""
+
+
+_OURS = re.compile(r"^understudy\.data\.errors\.\w+: (.*)$", re.MULTILINE)
 
 
 @dataclass
@@ -245,7 +249,7 @@ class _Filling(Generic[Item]):
         hand.flying -= 1
         try:
             filled: Filled = ray.get(ref)
-        except ray.exceptions.RayTaskError as error:
+        except (ray.exceptions.RayTaskError, ray.exceptions.RayActorError) as error:
             raise _cause(error) from None
         hand.lent -= filled.spend.usd
         self._run.spend.add(filled.spend)
@@ -292,9 +296,14 @@ def _shards(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 
 def _cause(error: Any) -> BaseException:
-    """The error as it was raised in the actor."""
-    cause: BaseException = error.cause if isinstance(error.cause, UnderstudyError) else error
-    return cause
+    """The error as it was raised in the actor; where the actor did not even start, as its own words have it."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, UnderstudyError):
+        return cause
+    if told := _OURS.findall(str(error)):
+        return BadInput(f"on a Ray worker: {told[-1].strip()}")
+    said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    return UnderstudyError(f"a Ray worker ended: {said.strip()[:300]}; what was paid for is in the ledger: run again")
 
 
 def _gpus(run: Run, name: str) -> int:

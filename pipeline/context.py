@@ -136,8 +136,8 @@ class Run:
             check_labels(tests[name], self.recipe.labels, f"{key}: {path}")
         return tests
 
-    def close(self) -> None:
-        """Give back what teachers hold, and close the ledger."""
+    def rest(self) -> None:
+        """Have teachers give back engines, workers and connections; whoever is asked again starts again."""
 
         async def close_teachers() -> None:
             for teacher in self._plain.values():
@@ -145,6 +145,10 @@ class Run:
 
         self.executor.close()
         asyncio.run(close_teachers())
+
+    def close(self) -> None:
+        """Give back what teachers hold, and close the ledger."""
+        self.rest()
         if self._opened is not None:
             self._opened.close()
 

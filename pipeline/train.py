@@ -21,6 +21,7 @@ def train(run: Run, artifact: Artifact, curated: Artifact, name: str) -> Outcome
     """Train every seed into ``seed-<n>``; a finished seed is not trained again."""
     from ..students.trainer import TrainingRows, train_student
 
+    run.rest()  # an engine of the teacher's would keep the memory that training needs
     student = run.recipe.students[name]
     rows = TrainingRows(
         train=lambda: read_examples(curated, "train"),

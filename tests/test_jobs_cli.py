@@ -96,6 +96,9 @@ def job(tmp_path: Path) -> Path:
     return folder
 
 
+SECRET = "sk-very-secret-0123456789"
+
+
 def change(job: Path, old: str, new: str) -> None:
     recipe = job / "recipe.yaml"
     assert old in recipe.read_text()
@@ -145,6 +148,27 @@ def test_a_plan_without_a_pilot_asks_nobody_and_one_with_it_gives_an_interval(jo
     assert "label: about 30 requests" in guessed.stderr
     # 7 tokens in and 2 out, of every answer alike
     assert "label: about 30 requests, 210 tokens in and 60 out, about $0.33 (0.33 to 0.33), about 0." in done.stderr
+
+
+# --- secrets
+
+
+def test_a_key_is_in_no_file_and_in_no_line_that_a_run_leaves(job):
+    def reply(body: dict) -> Reply:
+        return error(400, f"no credit for {SECRET}") if asked(body) == TEXTS[3] else labels(body)
+
+    with Endpoint(then=reply) as endpoint:
+        ask_endpoint(job, endpoint.base_url, api_key_env="THE_KEY", headers_env="{X-Gate: THE_KEY}")
+        change(job, "teachers:", "max_failed: 0.5\nteachers:")
+        done = understudy("label", "recipe.yaml", "--json", cwd=job, THE_KEY=SECRET)
+        plan = understudy("plan", "recipe.yaml", "--json", cwd=job, THE_KEY=SECRET)
+
+    assert done.returncode == 0
+    assert endpoint.requests[0].headers["Authorization"] == f"Bearer {SECRET}"
+    assert SECRET not in done.stdout + done.stderr + plan.stdout + plan.stderr
+    left = [file for file in job.rglob("*") if file.is_file()]
+    assert any(b"no credit for ***" in file.read_bytes() for file in left if file.suffix == ".parquet")
+    assert not [file for file in left if SECRET.encode() in file.read_bytes()]
 
 
 # --- help

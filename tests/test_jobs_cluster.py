@@ -142,6 +142,19 @@ def test_a_teacher_that_is_not_there_ends_the_run_with_its_own_line(tmp_path, cl
     assert "\n" not in str(caught.value)
 
 
+def test_a_key_that_the_nodes_do_not_have_is_named(tmp_path, cluster, monkeypatch):
+    monkeypatch.setenv("ONLY_ON_THE_DRIVER", "secret")
+    with Endpoint() as endpoint:
+        path = recipe(tmp_path / "job", endpoint, TEXTS[:20], lead={"api_key_env": "ONLY_ON_THE_DRIVER"})
+        with pytest.raises(BadInput) as caught:
+            label(path, "root", RayExecutor(cluster.address, workers=2))
+
+    assert str(caught.value) == (
+        "on a Ray worker: teacher lead: ONLY_ON_THE_DRIVER is not set in the environment; export it, or remove "
+        "`api_key_env`"
+    )
+
+
 def test_a_cluster_that_is_not_there_is_refused_in_one_line(tmp_path):
     ray.shutdown()
     with Endpoint() as endpoint, pytest.raises(TeacherUnreachable) as caught:
