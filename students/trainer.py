@@ -176,6 +176,9 @@ class _StudentTrainer(SFTTrainer):  # type: ignore[misc]
         self.optimizer = MuonAdamW(self.model, self._recipe.learning_rate, self._recipe.weight_decay, dtype)
         return self.optimizer
 
+    def _send_telemetry(self) -> None:
+        """Nothing: TRL would tell the hub which kind of model is trained, and nobody asked our users."""
+
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """The report is the model's card; a checkpoint needs none."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.utils import _telemetry
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from understudy.data.errors import NotEnoughData
@@ -217,3 +218,12 @@ def test_a_student_learns_to_write_text(tmp_path):
     result = train_student(student, given, tmp_path / "s", 0, quiet)
 
     assert result["validation_agreement"] == 100.0
+
+
+def test_a_training_tells_the_hub_nothing(tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    student = StudentRecipe(init=Dense(parameters="0.3M", vocabulary=512), train=Train(epochs=1))
+
+    train_student(student, both(rows(16), rows(4)), tmp_path / "student", 0, quiet)
+
+    assert _telemetry._TELEMETRY_THREAD is None
