@@ -1,9 +1,9 @@
 """The corpus of the embedded teacher: hand-written phrasings, composed into messages by a grammar.
 
 A phrasing file has sections (`[core]`, `[detail]`, `[ask]`), alternatives in brackets `(my|the)` and slots in braces. A
-message is a core, which alone decides its label, with an opening, a detail, a mood, an ask, small talk and a closing
-around it or not, in one of several ways of typing. A tenth of the cores, whole productions, is held out for the grammar
-test.
+message is a core, which alone decides its label, with a second core, an opening, a detail, a mood, an ask, small talk
+and a closing around it or not, in one of several ways of typing. A tenth of each section, whole productions, is held
+out for the grammar test.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ...data.fingerprint import fraction
 
 CORPUS = Path(__file__).parent / "corpus"
 HELD_OUT = 0.1
-"""Share of the cores that training never sees."""
+"""Share of the productions that training never sees."""
 
 _GROUP = re.compile(r"\(([^()]*)\)")
 _SLOT = re.compile(r"\{(\w+)\}")
@@ -66,37 +66,42 @@ class Grammar:
                 parts = _read(file)
                 self.labels[file.stem] = Sections(tuple(parts["core"]), tuple(parts["detail"]), tuple(parts["ask"]))
 
-    def cores(self, label: str, *, held_out: bool) -> list[str]:
+    def side(self, label: str, *, held_out: bool) -> Sections:
         """The productions of one side."""
-        cores = self.labels[label].core
-        return [core for core in cores if (fraction("held-out", label, core) < HELD_OUT) == held_out]
 
-    def messages(self, label: str, seed: int, *, held_out: bool = False, clean: bool = False) -> Iterator[Composed]:
-        """Messages without end; ``clean`` ones have no typing mistakes and less around their core."""
+        def of_side(section: Sequence[str]) -> tuple[str, ...]:
+            return tuple(line for line in section if (fraction("held-out", label, line) < HELD_OUT) == held_out)
+
+        whole = self.labels[label]
+        return Sections(of_side(whole.core), of_side(whole.detail), of_side(whole.ask))
+
+    def messages(self, label: str, seed: int, *, held_out: bool = False) -> Iterator[Composed]:
+        """Messages without end, from the productions of one side."""
         draw = random.Random(f"{seed}/{label}/{held_out}")
-        cores = self.cores(label, held_out=held_out)
+        sections = self.side(label, held_out=held_out)
         while True:
-            yield self._compose(label, draw.choice(cores), draw, clean)
+            yield self._compose(label, sections, draw)
 
-    def _compose(self, label: str, core: str, draw: random.Random, clean: bool) -> Composed:
-        sections = self.labels[label]
-        careless, long = draw.random() < 0.45, draw.random() < (0.15 if clean else 0.3)
-        more = 2.0 if long else (0.4 if clean else 0.6)
-        parts = [core]
-        if draw.random() < 0.22 * more:
+    def _compose(self, label: str, sections: Sections, draw: random.Random) -> Composed:
+        careless, long = draw.random() < 0.45, draw.random() < 0.3
+        more = 2.0 if long else 0.6
+        parts = [draw.choice(sections.core)]
+        if draw.random() < (0.9 if long else 0.45):
             parts.insert(draw.choice((0, 1, 1)), draw.choice(sections.detail))
+        if draw.random() < (0.5 if long else 0.25):
+            parts.append(draw.choice(sections.core))
         if draw.random() < 0.13 * more:
             parts.insert(draw.choice((0, 1)), draw.choice(self.shared["mood"]))
         if draw.random() < 0.10 * more:
             parts.insert(draw.choice((0, len(parts))), draw.choice(self.shared["smalltalk"]))
-        if draw.random() < 0.20 * more:
+        if draw.random() < (0.6 if long else 0.25):
             parts.append(draw.choice(sections.ask))
         if draw.random() < 0.22 * more:
             parts.insert(0, draw.choice(self.shared["opening"]))
         if draw.random() < 0.18 * more:
             parts.append(draw.choice(self.shared["closing"]))
         sentences = [_expand(part, self.shared, draw) for part in parts]
-        return Composed(_type(_join(sentences, draw), draw, careless, clean), label, (careless, long))
+        return Composed(_type(_join(sentences, draw), draw, careless), label, (careless, long))
 
 
 def _read(file: Path) -> dict[str, list[str]]:
@@ -135,7 +140,7 @@ def _join(sentences: Sequence[str], draw: random.Random) -> str:
     return text
 
 
-def _type(text: str, draw: random.Random, careless: bool, clean: bool) -> str:
+def _type(text: str, draw: random.Random, careless: bool) -> str:
     if not careless:
         return text if draw.random() < 0.5 else text[0].upper() + text[1:]
     if draw.random() < 0.6:
@@ -147,7 +152,7 @@ def _type(text: str, draw: random.Random, careless: bool, clean: bool) -> str:
     if draw.random() < 0.35:
         text = text.rstrip(".!?")
     words = text.split(" ")
-    typos = 0.05 if draw.random() < 0.6 and not clean else 0.0
+    typos = 0.05 if draw.random() < 0.6 else 0.0
     return " ".join(_mistype(word, draw) if len(word) > 3 and draw.random() < typos else word for word in words)
 
 

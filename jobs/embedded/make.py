@@ -31,22 +31,19 @@ def prompt_text(template: Template, values: dict[str, object]) -> str:
 
 
 def lessons(grammar: Grammar, read: int, written: int, seed: int, *, held_out: bool = False) -> Iterator[Example]:
-    """Both skills, mixed, so many of each for every label.
-
-    What is read is typed as people type; what is written is typed carefully, which is easier to learn and to read.
-    """
+    """Both skills, mixed, so many of each for every label."""
     write = Template((JOB / "prompts/generate.j2").read_text(encoding="utf-8"), "generate.j2")
     name = Template((JOB / "prompts/label.j2").read_text(encoding="utf-8"), "label.j2")
     draw = random.Random(f"lessons/{seed}/{held_out}")
     typed = {label: grammar.messages(label, seed, held_out=held_out) for label in grammar.labels}
-    clean = {label: grammar.messages(label, seed + 1000, held_out=held_out, clean=True) for label in grammar.labels}
+    models = {label: grammar.messages(label, seed + 1000, held_out=held_out) for label in grammar.labels}
     recent: dict[tuple[str, tuple[bool, bool]], list[str]] = {}
     side = "validation" if held_out else "train"
     for number in range(read):
         for label in grammar.labels:
             yield _lesson(prompt_text(name, {"input": next(typed[label]).text}), label, side)
             if number * written // read != (number + 1) * written // read:
-                message = next(clean[label])
+                message = next(models[label])
                 example = _example_like(message, recent, draw)
                 asked = prompt_text(write, {"label": label, "examples": [example] if example else []})
                 yield _lesson(asked, message.text, side)

@@ -22,6 +22,7 @@ from ...data.rows import Answer, Failed, Message, Prompt
 from ...data.sources import read_pairs
 from ...data.teacher import Sampling
 from ...pipeline.prompts import Template
+from ...pipeline.recipe import load_recipe
 from ...teachers.transformers import TransformersTeacher
 from .grammar import Grammar
 from .make import JOB, prompt_text
@@ -46,7 +47,7 @@ def read(model: TransformersTeacher, texts: Sequence[str], labels: Sequence[str]
     return [answer.text for answer in _ask(model, prompts, Sampling()) if isinstance(answer, Answer)]
 
 
-def write(model: TransformersTeacher, count: int, grammar: Grammar, seeds: Pairs) -> Pairs:
+def write(model: TransformersTeacher, count: int, grammar: Grammar, seeds: Pairs, temperature: float) -> Pairs:
     """Messages as the demo asks for them, with the label that was asked for."""
     template = Template((JOB / "prompts/generate.j2").read_text(encoding="utf-8"), "generate.j2")
     labels = list(grammar.labels)
@@ -58,7 +59,7 @@ def write(model: TransformersTeacher, count: int, grammar: Grammar, seeds: Pairs
         asked.append(label)
         text = prompt_text(template, {"label": label, "examples": [example]})
         prompts.append(Prompt(str(number), (Message("user", text),), sample=number))
-    said = _ask(model, prompts, Sampling(temperature=1.0, max_tokens=96))
+    said = _ask(model, prompts, Sampling(temperature=temperature, max_tokens=96))
     return [(answer.text, label) for answer, label in zip(said, asked, strict=True) if isinstance(answer, Answer)]
 
 
@@ -135,7 +136,9 @@ def main() -> None:
         right, wrong = accuracy(model, tests[name], labels)
         result[name] = round(right, 2)
         result[f"{name}_mistakes"] = [f"{a} as {b}: {n}" for (a, b), n in wrong.most_common(8)]
-    written = write(model, 2000, grammar, tests["seeds"])
+    stage = load_recipe(JOB / "recipe.yaml").recipe.generate
+    assert stage is not None
+    written = write(model, 2000, grammar, tests["seeds"], stage.temperature)
     said = read(model, [text for text, _ in written], labels)
     valid = sum(label == other for (_, label), other in zip(written, said, strict=True))
     result["written_valid"] = round(100 * valid / len(written), 2)

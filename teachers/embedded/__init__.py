@@ -22,8 +22,8 @@ class EmbeddedRecipe(TeacherRecipe):
     kind: Literal["embedded"]
     model: str = "support-triage"
     concurrency: int = 512
-    batch: int = 64
-    """Prompts per forward pass; speed only."""
+    batch: int = 256
+    """Prompts per forward pass; speed only. Half as many messages a second are written at 64."""
 
     def build(self, name: str, folder: Path) -> TransformersTeacher:
         if self.model != "support-triage":
