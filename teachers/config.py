@@ -10,5 +10,8 @@ from .embedded import EmbeddedRecipe
 from .openai import OpenAIRecipe
 from .table import TableRecipe
 from .transformers import TransformersRecipe
+from .vllm import VllmRecipe
 
-AnyTeacher = Annotated[OpenAIRecipe | TransformersRecipe | EmbeddedRecipe | TableRecipe, Field(discriminator="kind")]
+AnyTeacher = Annotated[
+    OpenAIRecipe | TransformersRecipe | VllmRecipe | EmbeddedRecipe | TableRecipe, Field(discriminator="kind")
+]

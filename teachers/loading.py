@@ -83,20 +83,27 @@ def _check_loaded(model: Any, tokenizer: Any, report: dict[str, Any], place: str
 
 def _refusal(error: Exception, source: Path | str, revision: str, where: str) -> BadInput | TeacherUnreachable:
     """One line for whatever kept a model from loading."""
-    from huggingface_hub import errors as hub
-
     if isinstance(source, Path):
         return BadInput(f"{where}: {source} cannot be loaded: {one_line(error)}; save the model again")
-    cause = error.__cause__ or error
-    silent = (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, hub.HTTPError)  # type: ignore[attr-defined]
-    absent = (hub.RepositoryNotFoundError, hub.RevisionNotFoundError, hub.RemoteEntryNotFoundError)
-    if isinstance(cause, silent) and not isinstance(cause, absent):
-        return TeacherUnreachable(f"{where}: the hub does not answer for {source}; run again when it does")
+    if silent := silent_hub(error, source, where):
+        return silent
     return BadInput(
         f"{where}: {source}@{revision} cannot be loaded from the hub: {one_line(error)}; "
         "check `model` and `revision`, and HF_TOKEN for a private one"
     )
 
 
-def one_line(error: Exception) -> str:
+def silent_hub(error: Exception, source: Path | str, where: str) -> TeacherUnreachable | None:
+    """What to raise where the hub did not answer, as against: it has no such model."""
+    from huggingface_hub import errors as hub
+
+    cause = error.__cause__ or error
+    silent = (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, hub.HTTPError)  # type: ignore[attr-defined]
+    absent = (hub.RepositoryNotFoundError, hub.RevisionNotFoundError, hub.RemoteEntryNotFoundError)
+    if isinstance(cause, silent) and not isinstance(cause, absent):
+        return TeacherUnreachable(f"{where}: the hub does not answer for {source}; run again when it does")
+    return None
+
+
+def one_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".;: ")

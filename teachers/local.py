@@ -10,31 +10,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.errors import BadInput
-from ..data.fingerprint import digest
-from ..data.rows import Answer, Failed, Message, Prompt, Token, message_dicts
+from ..data.rows import Answer, Failed, Prompt, Token
 from ..data.teacher import Sampling
-from .loading import load_model, one_line
+from .loading import load_model
+from .rendering import Rendered, Renderer, stop_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _SHORTEST_SHARED = 16  # tokens; below this, reading a beginning once costs more than it saves
 _FEW = 64  # tokens that nearly always hold all of top_p
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A prompt as tokens."""
-
-    prompt: Prompt
-    text: str
-    ids: list[int]
-    choices: list[list[int]]
 
 
 class LocalModel:
@@ -55,12 +44,10 @@ class LocalModel:
             raise BadInput(f"{where}: device = '{device}', and torch finds no CUDA device; remove `device`")
         self.batch = batch
         self.model, self.tokenizer = load_model(source, revision, self.device, where)
-        text_config = self.model.config.get_text_config(decoder=True)
-        self.context: int | None = getattr(text_config, "max_position_embeddings", None)
-        self.stops = _stops(self.model, self.tokenizer)
-        self.label_tokens: dict[str, int] = getattr(self.model.config, "label_token_ids", None) or {}
-        """Labels that are one token each: what a student was trained to answer with."""
-        self._spelt: tuple[object, list[list[int]]] = (None, [])  # the last choices, which are the next ones too
+        config = self.model.config
+        context = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+        self.renderer = Renderer(self.tokenizer, context, getattr(config, "label_token_ids", None))
+        self.stops = stop_tokens(self.model.generation_config.eos_token_id, self.tokenizer)
 
     def answer(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, abandoned: Callable[[], bool] = lambda: False
@@ -72,8 +59,8 @@ class LocalModel:
         """
         import torch
 
-        rows = [self._row(prompt, sampling) for prompt in prompts]
-        good = [row for row in rows if isinstance(row, _Row)]
+        rows = [self.renderer.render(prompt, sampling) for prompt in prompts]
+        good = [row for row in rows if isinstance(row, Rendered)]
         said: list[Answer] = []
         with torch.inference_mode():
             if good:
@@ -81,51 +68,7 @@ class LocalModel:
         answers = iter(said)
         return [row if isinstance(row, Failed) else next(answers) for row in rows]
 
-    def _row(self, prompt: Prompt, sampling: Sampling) -> _Row | Failed:
-        from jinja2 import TemplateError
-
-        try:
-            text, ids = self._render(prompt.messages)
-        except (TemplateError, TypeError, ValueError) as error:  # also text that is not Unicode
-            return Failed(prompt.id, "template", f"the prompt cannot be rendered: {one_line(error)}")
-        choices = self._spell(text, prompt.choices) if prompt.choices else []
-        room = max(map(len, choices)) if choices else sampling.max_tokens
-        if not ids:
-            return Failed(prompt.id, "empty", "the prompt has no tokens")
-        if self.context is not None and len(ids) + room > self.context:
-            found = f"{len(ids)} tokens of prompt and {room} of answer do not fit the context of {self.context}"
-            return Failed(prompt.id, "too_long", f"{found}; shorten the prompt or lower max_tokens")
-        return _Row(prompt, text, ids, choices)
-
-    def _render(self, messages: tuple[Message, ...]) -> tuple[str, list[int]]:
-        if self.tokenizer.chat_template is None:
-            text = "\n\n".join(message.content for message in messages)
-            return text, self._encode(text, special=True)
-        text = self.tokenizer.apply_chat_template(message_dicts(messages), tokenize=False, add_generation_prompt=True)
-        return text, self._encode(text)  # the template has written the special tokens
-
-    def _encode(self, text: str, *, special: bool = False) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
-        return ids
-
-    def _spell(self, text: str, choices: tuple[str, ...]) -> list[list[int]]:
-        """Tokens of each choice as they continue the prompt, or by themselves where they would merge with it."""
-        if all(choice in self.label_tokens for choice in choices):
-            return [[self.label_tokens[choice]] for choice in choices]
-        tail = text[max([0, *(text.rfind(token) for token in self.tokenizer.all_special_tokens)]) :]
-        if self._spelt[0] != (tail, choices):  # nothing before the last special token has a say in what follows
-            before = self._encode(tail)
-            whole = [self._encode(tail + choice) for choice in choices]
-            self._spelt = (
-                (tail, choices),
-                [
-                    ids[len(before) :] if ids[: len(before)] == before else self._encode(choice)
-                    for ids, choice in zip(whole, choices, strict=True)
-                ],
-            )
-        return self._spelt[1]
-
-    def _score(self, rows: list[_Row]) -> list[Answer]:
+    def _score(self, rows: list[Rendered]) -> list[Answer]:
         """The probability of every choice, exactly: of its tokens and of stopping after them.
 
         Where each choice is a single token, that token's probability alone decides, and one forward pass is all.
@@ -138,7 +81,7 @@ class LocalModel:
         scores = torch.zeros(len(rows), len(rows[0].choices), dtype=torch.float64, device=self.device)
         pairs: list[tuple[int, int]] = []
         for i, row in enumerate(rows):
-            if all(len(ids) == 1 for ids in row.choices):
+            if row.by_one_token:
                 scores[i] = first_BV[i, [ids[0] for ids in row.choices]].double()
             else:
                 pairs += [(i, j) for j in range(len(row.choices))]
@@ -150,7 +93,7 @@ class LocalModel:
             spelt = [rows[i].choices[j] for i, j in some]
             scores[i_B, j_B] = self._follow(spelt, first_BV[i_B], _picked(cache, i_B), seen_BS[i_B])
         normalised = scores.log_softmax(-1).tolist()
-        return [_scored(row, values) for row, values in zip(rows, normalised, strict=True)]
+        return [row.scored(values) for row, values in zip(rows, normalised, strict=True)]
 
     def _follow(self, spelt: list[list[int]], first_BV: Tensor, cache: Any, seen_BS: Tensor) -> Tensor:
         """Log-probability that each row goes on with these tokens and stops, in float64; shape (B,)."""
@@ -170,7 +113,7 @@ class LocalModel:
             total_B += end_BV[:, self.stops].double().logsumexp(-1)
         return total_B
 
-    def _write(self, rows: list[_Row], sampling: Sampling, abandoned: Callable[[], bool]) -> list[Answer]:
+    def _write(self, rows: list[Rendered], sampling: Sampling, abandoned: Callable[[], bool]) -> list[Answer]:
         """Free text. A row's draws depend on its rendered prompt and its sample index, never on its batch."""
         import torch
 
@@ -200,13 +143,12 @@ class LocalModel:
             logits_BV = self._forward(token_B[:, None], seen_BS, cache)[:, -1]
         return self._written(rows, ids_BNK.tolist(), logps_BNK.tolist(), sampling.logprobs)
 
-    def _luck(self, rows: list[_Row], most: int) -> Tensor:
+    def _luck(self, rows: list[Rendered], most: int) -> Tensor:
         """Numbers in [0, 1) that decide each row's draws; shape (B, N)."""
         import torch
 
-        seeds = [int(digest(f"{row.prompt.sample}\0{row.text}".encode())[:15], 16) for row in rows]
-        drawn = [torch.rand(most, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in seeds]
-        return torch.stack(drawn).to(self.device)
+        generators = [torch.Generator().manual_seed(row.seed) for row in rows]
+        return torch.stack([torch.rand(most, generator=g, dtype=torch.float64) for g in generators]).to(self.device)
 
     def _read(self, prompts: list[list[int]]) -> tuple[Tensor, Any, Tensor]:
         """Prompts side by side: logits of what comes next, the cache, and which positions are real.
@@ -248,14 +190,14 @@ class LocalModel:
         return logits.float()
 
     def _written(
-        self, rows: list[_Row], ids: list[list[list[int]]], logps: list[list[list[float]]], alternatives: int
+        self, rows: list[Rendered], ids: list[list[list[int]]], logps: list[list[list[float]]], alternatives: int
     ) -> list[Answer]:
         answers = []
         for row, row_ids, row_logps in zip(rows, ids, logps, strict=True):
             written = [token[0] for token in row_ids if token[0] >= 0]
             stopped = bool(written) and written[-1] in self.stops
             said = written[:-1] if stopped else written
-            text = self.tokenizer.decode(said, skip_special_tokens=True).strip()
+            text = self.renderer.written(said)
             tokens = self._tokens(row_ids[: len(said)], row_logps) if alternatives else ()
             reason = "stop" if stopped else "length"
             answers.append(Answer(row.prompt.id, text, reason, len(row.ids), len(written), tokens))
@@ -309,13 +251,6 @@ def _with_alternatives(token_B: Tensor, logits_BV: Tensor, count: int) -> tuple[
     return torch.cat([chosen_B1, top.indices], 1), torch.cat([logps_BV.gather(1, chosen_B1), top.values], 1)
 
 
-def _scored(row: _Row, values: list[float]) -> Answer:
-    scores = dict(zip(row.prompt.choices, values, strict=True))
-    best = max(range(len(values)), key=values.__getitem__)
-    said = len(row.choices[best])
-    return Answer(row.prompt.id, row.prompt.choices[best], "stop", len(row.ids), said, scores=scores)
-
-
 def _picked(cache: Any, rows: Tensor) -> Any:
     """A cache of some rows, repeated where they are; the layers replace their tensors and leave the original alone."""
     picked = copy.copy(cache)
@@ -336,10 +271,3 @@ def _is_plain(cache: Any) -> bool:
     from transformers.cache_utils import DynamicLayer
 
     return all(type(layer) is DynamicLayer for layer in cache.layers)
-
-
-def _stops(model: Any, tokenizer: Any) -> list[int]:
-    """Tokens that end an answer: the generation config's and the tokenizer's."""
-    configured = model.generation_config.eos_token_id
-    several = configured if isinstance(configured, list) else [configured]
-    return sorted({token for token in [*several, tokenizer.eos_token_id] if token is not None})

@@ -45,13 +45,27 @@ class TransformersRecipe(TeacherRecipe):
 
     def build(self, name: str, folder: Path) -> TransformersTeacher:
         where = f"teacher {name}"
-        local = folder / Path(self.model).expanduser()
-        if local.is_dir():
-            check_model_folder(local, where)
-        elif not _HUB_ID.fullmatch(self.model):
-            raise BadInput(f"{where}: there is no folder {local}; expected a model's folder, or a hub id: org/name")
-        model = local if local.is_dir() else self.model
+        model = find_model(self.model, folder, where)
         return TransformersTeacher(model, revision=self.revision, batch=self.batch, device=self.device, where=where)
+
+
+def find_model(model: str, folder: Path, where: str) -> Path | str:
+    """The folder that a recipe names, checked, else its hub id as it is.
+
+    Args:
+        folder: what a relative path is relative to.
+        where: what a message begins with, such as `teacher lead`.
+
+    Raises:
+        BadInput: neither a hub id nor a folder, or a folder that cannot be loaded safely.
+    """
+    local = folder / Path(model).expanduser()
+    if local.is_dir():
+        check_model_folder(local, where)
+        return local
+    if not _HUB_ID.fullmatch(model):
+        raise BadInput(f"{where}: there is no folder {local}; expected a model's folder, or a hub id: org/name")
+    return model
 
 
 def check_model_folder(folder: Path, where: str) -> None:
@@ -140,7 +154,7 @@ class TransformersTeacher:
 
     @cached_property
     def _content(self) -> str:
-        return self._source if isinstance(self._source, str) else _named_by_content(self._source.resolve())
+        return name_of(self._source)
 
     async def answer(self, prompt: Prompt, sampling: Sampling) -> Answer | Failed:
         loop = asyncio.get_running_loop()
@@ -207,9 +221,11 @@ class TransformersTeacher:
         )
 
 
-def _named_by_content(folder: Path) -> str:
-    """The folder's name and sixteen hex digits of all in it that decides answers."""
-    whole = hashlib.sha256()
+def name_of(model: Path | str) -> str:
+    """A hub id as it is; a folder's name and sixteen hex digits of all in it that decides answers."""
+    if isinstance(model, str):
+        return model
+    folder, whole = model.resolve(), hashlib.sha256()
     named = [folder / name for name in (*_DECIDE_ANSWERS, "chat_template.jinja")]
     for file in [*named, *sorted(folder.glob("*.safetensors"))]:
         if file.is_file():

@@ -194,8 +194,8 @@ REFUSED = {
     ),
     "a teacher of an unknown kind": (
         BASE.replace("kind: table", "kind: tabel"),
-        "recipe.yaml:8: teachers.lead has kind = 'tabel'; expected one of 'openai', 'transformers', 'embedded', "
-        "'table'",
+        "recipe.yaml:8: teachers.lead has kind = 'tabel'; expected one of 'openai', 'transformers', 'vllm', "
+        "'embedded', 'table'",
     ),
     "no task": (
         "name: triage\nteachers:" + TEACHERS,

@@ -13,7 +13,7 @@ from understudy.data.rows import Answer, Failed, Message, Prompt, Token
 from understudy.data.storage import LocalStorage
 from understudy.data.teacher import Sampling, Teacher
 from understudy.teachers.kind import Price
-from understudy.teachers.recorded import RecordedTeacher, Spend, request_key, spent_before
+from understudy.teachers.recorded import RecordedTeacher, Spend, answer_from, request_key, spent_before
 from understudy.teachers.scripted import ScriptedTeacher
 from understudy.teachers.table import TableRecipe, TableTeacher
 
@@ -92,6 +92,22 @@ def test_every_part_of_an_answer_comes_back_from_the_ledger(tmp_path):
         "q", said.text, "length", 11, 7, said.tokens, {"billing": -0.2, "other": -1.7}, from_ledger=True
     )
     assert teacher.asked == ["p"]
+
+
+def test_token_ids_come_back_too_and_records_without_them_are_read(tmp_path):
+    tokens = (Token("na", -0.1, (("na", -0.1), ("no", -2.5)), 7, (7, 9)), Token("!", -0.3, (), 0))
+    teacher = ScriptedTeacher(lambda _: Answer("p", "na!", tokens=tokens))
+    model = recorded(tmp_path, teacher)
+    ask(model, prompt("p"))
+    (again,) = ask(recorded(tmp_path, teacher), prompt("p"))
+    assert isinstance(again, Answer)
+    assert again.tokens == tokens
+
+    (record,) = recorded(tmp_path, teacher).ledger.records()
+    body = record.body["answer"]
+    assert body["tokens"] == [["na", -0.1, [["na", -0.1], ["no", -2.5]], 7, [7, 9]], ["!", -0.3, [], 0, []]]
+    older = answer_from({**body, "tokens": [parts[:3] for parts in body["tokens"]]}, "p")
+    assert older.tokens == (Token("na", -0.1, (("na", -0.1), ("no", -2.5))), Token("!", -0.3))
 
 
 def test_the_record_says_who_was_asked_what_by_which_run_and_for_how_much(tmp_path):

@@ -34,6 +34,11 @@ def on_ray(job: Job, workers: int) -> list[float]:
     return times
 
 
+def on_engine(recipe: Path, rows: int, how: str) -> Report:
+    """A vLLM engine asked by the label stage (`ours`) or directly (`direct`)."""
+    return _report(_module("engine", recipe, recipe.parent / "runs", rows, how))
+
+
 def bare_command(job: Job) -> list[str]:
     return _module("bare", job.pool, job.journal, job.base_url, job.rows, job.concurrency)
 

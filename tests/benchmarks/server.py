@@ -17,7 +17,8 @@ from typing import Any, Self
 from urllib.error import URLError
 from urllib.request import ProxyHandler, Request, build_opener
 
-TOOL = Path(__file__).resolve().parents[3] / "shared" / "tools" / "mock_teacher.py"
+SHARED = Path(__file__).resolve().parents[3] / "shared"
+TOOL = SHARED / "tools" / "mock_teacher.py"
 _SEED = 7
 _PATIENCE_SECONDS = 60
 
