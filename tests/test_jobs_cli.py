@@ -292,7 +292,7 @@ MISTAKES = {
             (job / "label.j2").write_text("[user]\n{{ inputs }}\n"),
             change(job, "teachers:", "prompts: {label: label.j2}\nteachers:"),
         ),
-        "JOB/label.j2: 'inputs' is undefined; a template may use input, instruction, labels, schema",
+        "JOB/label.j2: 'inputs' is undefined; a template may use input, instruction, keys, labels, schema",
     ),
     "a table that is not there": (
         lambda job: (job / "answers.jsonl").unlink(),
