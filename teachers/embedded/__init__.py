@@ -23,7 +23,7 @@ class EmbeddedRecipe(TeacherRecipe):
     model: str = "support-triage"
     concurrency: int = 512
     batch: int = 256
-    """Prompts per forward pass; speed only. Half as many messages a second are written at 64."""
+    """Prompts per forward pass; speed only. At 64 two thirds as many messages a second are written."""
 
     def build(self, name: str, folder: Path) -> TransformersTeacher:
         if self.model != "support-triage":
