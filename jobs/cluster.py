@@ -60,7 +60,6 @@ class Worker:
     def __init__(self, loaded: LoadedRecipe, root: str, teacher: str, workers: int) -> None:
         self._run = Run(loaded, LocalStorage(Path(root)), Reporter(quiet=True))
         self._teacher = self._run.teacher(teacher)
-        self._run.ledger.catch_up()
         self._run.spend.cap = 0.0 if loaded.recipe.budget else None
         self._run.spend.usd = 0.0  # what was spent before counts on the driver's side
         recipe = loaded.recipe.teachers[teacher]

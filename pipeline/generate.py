@@ -72,6 +72,14 @@ class Candidates:
         return Candidate(number, seed, label, tuple(other.input for other in chosen))
 
 
+def first_candidates(run: Run, count: int) -> list[Candidate]:
+    """The candidates that the stage begins with."""
+    stage = run.recipe.generate
+    assert stage is not None
+    candidates = Candidates(read_seeds(run), list(run.recipe.labels), stage.examples)
+    return [candidates[number] for number in range(count)]
+
+
 def generate(run: Run, artifact: Artifact) -> Outcome:
     """Ask, accept in order, top up."""
     stage = run.recipe.generate

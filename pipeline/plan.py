@@ -22,7 +22,7 @@ from ..data.errors import NotEnoughData
 from ..data.rows import Answer, Failed, Source
 from .context import Run
 from .executor import Asking, ask_all
-from .generate import AskCandidate, Candidate, Candidates, accepted, read_seeds
+from .generate import AskCandidate, Candidate, accepted, first_candidates
 from .run import artifacts
 from .verdict import rows_needed
 
@@ -150,11 +150,8 @@ def plan(run: Run, pilot: int = 0) -> Plan:
 
 def _pilot_generate(run: Run, rows: int) -> tuple[Piloted, list[Source]]:
     """Have the first candidates written; also what came of them."""
-    stage = run.recipe.generate
-    assert stage is not None
-    candidates = Candidates(read_seeds(run), list(run.recipe.labels), stage.examples)
     said: list[tuple[Candidate, Answer | Failed]] = []
-    some = [candidates[number] for number in range(rows)]
+    some = first_candidates(run, rows)
     piloted = _timed(run, AskCandidate(), some, lambda candidate, answer: said.append((candidate, answer)))
     made = [accepted(candidate, answer) for candidate, answer in said]
     return piloted, [row for row in made if isinstance(row, Source)]

@@ -12,7 +12,7 @@ from itertools import islice
 
 from ..data.rows import Answer, Example, Failed, Message, Rejected, Source
 from .context import Run
-from .generate import AskCandidate, Candidates, accepted, read_seeds, writing_prompt
+from .generate import AskCandidate, accepted, first_candidates, writing_prompt
 
 _LIKELIEST = 3
 """Labels whose probability is shown."""
@@ -53,12 +53,8 @@ def preview(run: Run, rows: int) -> Iterator[Shown]:
 
 
 def _written(run: Run, rows: int) -> Iterator[tuple[Shown, Source | None]]:
-    stage = run.recipe.generate
-    assert stage is not None
-    candidates = Candidates(read_seeds(run), list(run.recipe.labels), stage.examples)
     ask = AskCandidate()
-    for number in range(rows):
-        candidate = candidates[number]
+    for candidate in first_candidates(run, rows):
         answer = asyncio.run(ask(run, candidate))
         row = accepted(candidate, answer)
         said = answer.text if isinstance(answer, Answer) else ""
