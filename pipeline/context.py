@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from ..data.errors import BadInput
 from ..data.ledger import Ledger
@@ -18,6 +19,7 @@ from ..data.sources import read_pairs, read_unlabeled
 from ..data.storage import Storage
 from ..data.teacher import Teacher
 from ..teachers.recorded import RecordedTeacher, Spend, spent_before
+from ..teachers.transformers import TransformersTeacher
 from .ask import Labeler
 from .executor import Executor, LocalExecutor
 from .progress import Reporter
@@ -77,6 +79,12 @@ class Run:
     def teacher_identity(self, name: str) -> dict[str, str]:
         """Who a teacher is, without loading it: part of the fingerprint of what it writes."""
         return self._built(name).identity
+
+    def weights(self, name: str) -> tuple[Any, Any]:
+        """Model and tokenizer of a teacher that runs in this process."""
+        teacher = self._built(name)
+        assert isinstance(teacher, TransformersTeacher), "the recipe lets no other teacher be cut from"
+        return teacher.weights()
 
     def window(self, name: str) -> int:
         """Prompts that a teacher takes at once."""

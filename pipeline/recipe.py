@@ -22,7 +22,7 @@ from ..data.fingerprint import canonical, fingerprint
 from ..data.sides import Split
 from ..data.sources import Unlabeled
 from ..data.teacher import Sampling
-from ..students.config import StudentRecipe
+from ..students.config import Layers, StudentRecipe
 from ..teachers.config import AnyTeacher
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -323,6 +323,9 @@ class JobRecipe(Recipe):
             if chosen.teacher is not None and chosen.teacher not in self.teachers:
                 raise _fault(f"'{chosen.teacher}' is no teacher of this recipe; defined: {names}", stage, "teacher")
         self._keys_serve()
+        for name, student in self.students.items():
+            if isinstance(student.init, Layers):
+                self._can_be_cut(name, student.init.teacher)
         judged = self.evaluate.student
         if judged is not None and judged not in self.students:
             defined = ", ".join(self.students) or "none"
@@ -337,6 +340,16 @@ class JobRecipe(Recipe):
                         name,
                     )
         return self
+
+    def _can_be_cut(self, student: str, teacher: str) -> None:
+        """Refuse a student of which there is nothing to cut it from."""
+        place = ("students", student, "init", "teacher")
+        if teacher not in self.teachers:
+            raise _fault(f"'{teacher}' is no teacher of this recipe; defined: {', '.join(self.teachers)}", *place)
+        kind = self.teachers[teacher].kind
+        if kind not in ("embedded", "transformers"):
+            found = f"'{teacher}' is of kind '{kind}', whose weights are not in this process"
+            raise _fault(f"{found}; name one of kind embedded or transformers, or use init: {{kind: dense}}", *place)
 
     def _keys_serve(self) -> None:
         """Refuse keys where they cannot tell anything, or nothing new."""

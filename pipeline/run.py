@@ -22,6 +22,7 @@ from ..data.errors import BadInput
 from ..data.fingerprint import fingerprint
 from ..data.lock import Lock
 from ..data.sources import expand, inputs_fingerprint, unlabeled_fingerprint
+from ..students.config import Layers
 from . import curate, evaluate, generate, label, train
 from .ask import label_values
 from .context import Run, versions
@@ -96,6 +97,8 @@ def stages(run: Run) -> list[Stage]:
     )
     for name, student in recipe.students.items():
         made_from = {"student": student.model_dump(), "labels": list(recipe.labels)}
+        if isinstance(student.init, Layers):
+            made_from["cut_from"] = run.teacher_identity(student.init.teacher)
         found.append(Stage(f"train:{name}", train.VERSION, made_from, ("curate",), partial(_train, name=name)))
     if recipe.students:
         trained = tuple(f"train:{name}" for name in recipe.students)

@@ -10,6 +10,7 @@ from typing import Any
 from ..data.artifact import Artifact
 from ..data.errors import BadInput
 from ..data.rows import Example
+from ..students.config import Layers
 from .context import Run
 from .examples import read_examples
 from .outcome import Outcome
@@ -19,10 +20,17 @@ VERSION = 1
 
 def train(run: Run, artifact: Artifact, curated: Artifact, name: str) -> Outcome:
     """Train every seed into ``seed-<n>``; a finished seed is not trained again."""
+    from ..students.cut import Larger
     from ..students.trainer import TrainingRows, train_student
 
     run.rest()  # an engine of the teacher's would keep the memory that training needs
     student = run.recipe.students[name]
+    init = student.init
+
+    def larger() -> Larger:
+        assert isinstance(init, Layers)
+        return Larger(*run.weights(init.teacher), f"teacher {init.teacher}")
+
     rows = TrainingRows(
         train=lambda: read_examples(curated, "train"),
         validation=lambda: read_examples(curated, "validation"),
@@ -42,7 +50,7 @@ def train(run: Run, artifact: Artifact, curated: Artifact, name: str) -> Outcome
                 tracker.expect(steps)
                 tracker.advance(lambda: detail, to=step)
 
-            result = train_student(student, rows, folder, seed, show)
+            result = train_student(student, rows, folder, seed, show, larger if isinstance(init, Layers) else None)
         run.reporter.say(
             f"  seed {seed}: validation {result['validation_agreement']:.1f}, {result['parameters']:,} parameters, "
             f"{result['seconds']:.0f} s"

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 IGNORED = -100
 
 
-def render(tokenizer: PreTrainedTokenizerFast, text: str) -> str:
-    """The prompt as the model will meet it in use: the input as the user's turn, then the answer's place."""
-    rendered: str = tokenizer.apply_chat_template(
-        [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
+def render(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[str]:
+    """The prompts as the model will meet them in use: each input as the user's turn, then the answer's place."""
+    rendered: list[str] = tokenizer.apply_chat_template(
+        [[{"role": "user", "content": text}] for text in texts], add_generation_prompt=True, tokenize=False
     )
     return rendered
 
@@ -44,6 +44,7 @@ def encode(
 ) -> Dataset:
     """Rows as tokens, in a file that is mapped into memory: prompt, answer, and probabilities [L] or empty.
 
+    A training that goes on after a kill finds the file as it was and does not read the rows again.
     An output that is one of the labels is answered with its token, any other with its text. A prompt that is too long
     loses its end, not its turn marks; an answer that does not fit leaves the row out.
     """
@@ -54,13 +55,15 @@ def encode(
     end = tokenizer.convert_tokens_to_ids(END)
     answer_mark = tokenizer.convert_tokens_to_ids(ASSISTANT)
 
-    def encoded() -> Iterator[dict[str, Any]]:
-        for row in rows():
-            prompt = tokenizer(render(tokenizer, row.input), add_special_tokens=False)["input_ids"]
-            if row.output in tokens:
-                answer = [tokens[row.output], end]
-            else:
-                answer = [*tokenizer(row.output, add_special_tokens=False)["input_ids"], end]
+    def ids(texts: Sequence[str]) -> list[list[int]]:
+        read: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        return read
+
+    def encoded(some: Sequence[Example]) -> Iterator[dict[str, Any]]:
+        prompts = ids(render(tokenizer, [row.input for row in some]))
+        written = iter(ids([row.output for row in some if row.output not in tokens]))
+        for row, prompt in zip(some, prompts, strict=True):
+            answer = [tokens[row.output], end] if row.output in tokens else [*next(written), end]
             room = max_length - len(answer)
             if room < 4:
                 continue
@@ -72,11 +75,14 @@ def encode(
     schema = pa.schema(
         [("prompt", pa.list_(pa.int32())), ("answer", pa.list_(pa.int32())), ("probs", pa.list_(pa.float32()))]
     )
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    with pa.OSFile(str(cache), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
-        source = encoded()
-        while some := list(islice(source, 1024)):
-            stream.write_batch(pa.RecordBatch.from_pylist(some, schema))
+    if not cache.exists():
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = cache.with_suffix(".part")
+        with pa.OSFile(str(unfinished), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
+            source = rows()
+            while some := list(islice(source, 1024)):
+                stream.write_batch(pa.RecordBatch.from_pylist(list(encoded(some)), schema))
+        unfinished.replace(cache)
     return Dataset.from_file(str(cache))
 
 
@@ -97,8 +103,7 @@ class LengthOrder(Sampler[int]):
     """
 
     def __init__(self, rows: Dataset, batch: int, seed: int, clock: Clock) -> None:
-        self._answers = np.fromiter(map(len, rows["answer"]), dtype=np.int32, count=len(rows))
-        self._prompts = np.fromiter(map(len, rows["prompt"]), dtype=np.int32, count=len(rows))
+        self._answers, self._prompts = _lengths(rows, "answer"), _lengths(rows, "prompt")
         self._batch = batch
         self._seed = seed
         self._clock = clock
@@ -123,6 +128,14 @@ class LengthOrder(Sampler[int]):
             yield from full[number].tolist()
         for batch in short:
             yield from batch.tolist()
+
+
+def _lengths(rows: Dataset, column: str) -> np.ndarray[Any, Any]:
+    """Tokens of each row in a column of lists."""
+    import pyarrow.compute as pc
+
+    lengths: np.ndarray[Any, Any] = pc.list_value_length(rows.data.column(column)).to_numpy()
+    return lengths
 
 
 class Noise:

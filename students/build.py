@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..data.errors import BadInput
-from .config import Dense, count
+from .config import Dense, Layers, count
 from .tokenizer import END, PAD, label_tokens
 
 if TYPE_CHECKING:
@@ -27,10 +27,12 @@ class Shape:
     hidden: int
     layers: int
     head: int
+    times: int = 2
+    """Neurons of a layer, in widths."""
 
     @property
     def intermediate(self) -> int:
-        return 2 * self.hidden
+        return self.times * self.hidden
 
     @property
     def heads(self) -> int:
@@ -43,35 +45,43 @@ class Shape:
         return vocabulary * self.hidden + self.layers * (attention + feed_forward + 2 * self.hidden) + self.hidden
 
 
-def vocabulary_for(dense: Dense) -> int:
+def vocabulary_for(init: Dense | Layers) -> int:
     """Tokens worth having at a size, where the recipe does not say."""
-    if dense.vocabulary is not None:
-        return dense.vocabulary
-    size = count(dense.parameters)
+    if init.vocabulary is not None:
+        return init.vocabulary
+    size = count(init.parameters)
     steps = ((700_000, 1024), (1_200_000, 2048), (4_000_000, 3072), (20_000_000, 8192))
     return next((tokens for most, tokens in steps if size <= most), 16384)
 
 
-def shape_for(parameters: int, vocabulary: int) -> Shape:
-    """The widest shape of the depth that suits the size, within the count.
+def shape_for(parameters: int, vocabulary: int, layers: int | None = None, times: int = 2) -> Shape:
+    """The widest shape of this depth, by default the one that suits the size, within the count.
+
+    Args:
+        times: neurons of a layer, in widths.
 
     Raises:
         BadInput: the vocabulary alone takes it up.
     """
     steps = ((3_000_000, 2), (8_000_000, 4), (30_000_000, 6), (60_000_000, 8))
-    deepest = next((layers for most, layers in steps if parameters <= most), 12)
-    for layers in range(deepest, 0, -1):
+    deepest = layers or next((deep for most, deep in steps if parameters <= most), 12)
+    for depth in range(deepest, layers - 1 if layers else 0, -1):
         fitting = [
             shape
             for hidden in range(64, 2048, 32)
-            if (shape := Shape(hidden, layers, 64 if hidden % 64 == 0 else 32)).parameters(vocabulary) <= parameters
+            if (shape := Shape(hidden, depth, _head(hidden), times)).parameters(vocabulary) <= parameters
         ]
         if fitting:
             return fitting[-1]
     raise BadInput(
-        f"init.parameters = {parameters:,} cannot hold a vocabulary of {vocabulary:,} tokens; "
-        "raise init.parameters, or lower init.vocabulary"
+        f"init.parameters = {parameters:,} cannot hold a vocabulary of {vocabulary:,} tokens"
+        f"{f' and {layers} layers' if layers else ''}; raise init.parameters, or lower init.vocabulary"
     )
+
+
+def _head(hidden: int) -> int:
+    """Width of a head; below 256, wide ones would be too few."""
+    return 64 if hidden % 64 == 0 and hidden >= 256 else 32
 
 
 def build_dense(dense: Dense, tokenizer: PreTrainedTokenizerFast, labels: Sequence[str], seed: int) -> Qwen3ForCausalLM:
@@ -83,7 +93,7 @@ def build_dense(dense: Dense, tokenizer: PreTrainedTokenizerFast, labels: Sequen
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    shape = shape_for(count(dense.parameters), len(tokenizer))
+    shape = shape_for(count(dense.parameters), len(tokenizer), dense.layers, dense.intermediate)
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=shape.hidden,

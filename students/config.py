@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from ..data.config import Recipe
 
@@ -30,6 +31,10 @@ def _from_scratch(size: str) -> str:
     return size
 
 
+def _dense_unless_said(init: Any) -> Any:
+    return {"kind": "dense", **init} if isinstance(init, Mapping) and "kind" not in init else init
+
+
 class Dense(Recipe):
     """A decoder from scratch: Qwen3 architecture, tied embeddings, byte-level BPE trained on the run's rows."""
 
@@ -38,8 +43,35 @@ class Dense(Recipe):
     parameters: Annotated[str, AfterValidator(_from_scratch)] = "1M"
     """Parameters in all, tied embeddings counted once; the nearest shape not above it is built."""
 
+    layers: int | None = Field(None, ge=1, le=48)
+    """Decoder layers; by default what suits the size."""
+
+    intermediate: int = Field(2, ge=1, le=8)
+    """Neurons of a layer, in widths of the model: many where a student is to be cut from it."""
+
     vocabulary: int | None = Field(None, ge=512, le=65536)
     """Tokens in the vocabulary; by default what suits the size."""
+
+
+class Layers(Recipe):
+    """A decoder cut out of a teacher that runs in this process: its most important layers, heads, neurons and tokens.
+
+    It keeps the teacher's width, and begins with what the teacher knows about words.
+    """
+
+    kind: Literal["layers"]
+
+    teacher: str
+    """The teacher it is cut from, by its name under `teachers`: one of kind embedded or transformers."""
+
+    parameters: Annotated[str, AfterValidator(_from_scratch)] = "1M"
+    """Parameters at most, tied embeddings counted once; heads and neurons are left out until it fits."""
+
+    layers: int = Field(1, ge=1, le=48)
+    """Layers that are kept: those that change most what passes through them."""
+
+    vocabulary: int | None = Field(None, ge=512, le=65536)
+    """Tokens that are kept: those that the rows use most; by default what suits the size."""
 
 
 class Train(Recipe):
@@ -78,5 +110,5 @@ class Train(Recipe):
 class StudentRecipe(Recipe):
     """One student: where it comes from and how it learns."""
 
-    init: Dense = Dense()
+    init: Annotated[Dense | Layers, Field(discriminator="kind"), BeforeValidator(_dense_unless_said)] = Dense()
     train: Train = Train()

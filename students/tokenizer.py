@@ -35,7 +35,6 @@ def train_tokenizer(
         fold_case: read upper and lower case alike; right for a student that only reads.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
     steps = [normalizers.NFKC()] + ([normalizers.Lowercase()] if fold_case else [])
@@ -50,7 +49,14 @@ def train_tokenizer(
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    learned = json.loads(tokenizer.to_str())
+    return as_pretrained(json.loads(tokenizer.to_str()), labels)
+
+
+def as_pretrained(learned: dict[str, Any], labels: Sequence[str]) -> PreTrainedTokenizerFast:
+    """What was learnt, as tokenizer.json has it, with an entry at the end for each label that has none."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
     for label in labels:
         learned["model"]["vocab"].setdefault(as_bytes(label), len(learned["model"]["vocab"]))
     return PreTrainedTokenizerFast(

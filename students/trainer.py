@@ -9,10 +9,12 @@ directly.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,8 @@ from ..data.errors import NotEnoughData
 from ..data.rows import Example
 from .batches import IGNORED, Clock, Collator, LengthOrder, Noise, encode
 from .build import build_dense, vocabulary_for
-from .config import StudentRecipe, Train
+from .config import Dense, Layers, StudentRecipe, Train
+from .cut import MEASURED, Larger, cut_model, cut_tokenizer
 from .shortcut import last_logits
 from .tokenizer import label_tokens, save_tokenizer, train_tokenizer
 
@@ -50,9 +53,23 @@ class TrainingRows:
     writes: bool = False
     """Some outputs are text beside the labels, so that case matters; without labels it always does."""
 
+    @property
+    def fold_case(self) -> bool:
+        return bool(self.labels) and not self.writes
 
-def train_student(student: StudentRecipe, rows: TrainingRows, folder: Path, seed: int, show: Show) -> dict[str, Any]:
+
+def train_student(
+    student: StudentRecipe,
+    rows: TrainingRows,
+    folder: Path,
+    seed: int,
+    show: Show,
+    larger: Callable[[], Larger] | None = None,
+) -> dict[str, Any]:
     """Train one student into ``folder``; goes on from its last checkpoint, and is a no-op on a finished one.
+
+    Args:
+        larger: loads the model that a student of kind `layers` is cut from.
 
     Returns:
         validation_agreement (0 to 100), validation_loss (nats), parameters, bytes, vocabulary, steps, seconds.
@@ -69,9 +86,8 @@ def train_student(student: StudentRecipe, rows: TrainingRows, folder: Path, seed
     hf_logging.disable_progress_bar()
     started = time.monotonic()
     work = folder / "work"
-    tokenizer = _tokenizer(student, rows)
     set_seed(seed)
-    model = build_dense(student.init, tokenizer, rows.labels, seed)
+    tokenizer, model = _first_weights(student.init, rows, seed, work / "tokenizer", larger)
     soft = bool(rows.labels) and student.train.labels != "hard"
     train_rows = encode(
         rows.train, tokenizer, rows.labels, soft=soft, max_length=student.train.max_length, cache=work / "train.arrow"
@@ -137,7 +153,7 @@ def validate(
     )
     if len(held_out) == 0:
         return 0.0, math.inf
-    labels = torch.tensor(label_tokens(tokenizer, rows.labels))
+    labels = torch.tensor(label_tokens(tokenizer, rows.labels), device=model.device)
     collate = Collator(tokenizer.pad_token_id, 0, Clock(), None)
     hits, loss, tokens = 0, 0.0, 0
     model.eval()
@@ -260,16 +276,33 @@ def _last_checkpoint(work: Path) -> str | None:
     return str(newest) if newest else None
 
 
-def _tokenizer(student: StudentRecipe, rows: TrainingRows) -> PreTrainedTokenizerFast:
+def _first_weights(
+    init: Dense | Layers, rows: TrainingRows, seed: int, kept: Path, larger: Callable[[], Larger] | None
+) -> tuple[PreTrainedTokenizerFast, Qwen3ForCausalLM]:
+    """The tokenizer, learnt or cut from the rows or as it was kept when they were first read, and the model."""
+    whole = larger() if larger else None
+
     def texts() -> Iterator[str]:
         for row in rows.train():
             yield row.input
             if row.output not in rows.labels:
                 yield row.output
 
-    return train_tokenizer(
-        texts(), vocabulary_for(student.init), rows.labels, fold_case=bool(rows.labels) and not rows.writes
-    )
+    if not kept.exists():
+        most = vocabulary_for(init)
+        if whole:
+            tokenizer = cut_tokenizer(whole, texts(), most, rows.labels, fold_case=rows.fold_case)
+        else:
+            tokenizer = train_tokenizer(texts(), most, rows.labels, fold_case=rows.fold_case)
+        unfinished = kept.with_suffix(".part")
+        save_tokenizer(tokenizer, unfinished)
+        unfinished.rename(kept)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(kept)
+    if isinstance(init, Dense):
+        return tokenizer, build_dense(init, tokenizer, rows.labels, seed)
+    assert whole, "a student of kind layers is cut from a model"
+    measured = [row.input for row in islice(rows.train(), MEASURED)]
+    return tokenizer, cut_model(whole, tokenizer, init, rows.labels, measured)
 
 
 def _arguments(train: Train, work: Path, seed: int, rows: int) -> SFTConfig:
@@ -293,9 +326,11 @@ def _arguments(train: Train, work: Path, seed: int, rows: int) -> SFTConfig:
         save_steps=max(1, steps // CHECKPOINTS),
         save_total_limit=2,
         logging_strategy="no",
+        logging_nan_inf_filter=False,  # it would wait for the device in every step
         report_to=[],
         disable_tqdm=True,
         dataloader_pin_memory=False,
+        dataloader_num_workers=min(6, (os.cpu_count() or 1) - 1) if torch.cuda.is_available() else 0,
     )
 
 

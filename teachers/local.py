@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _SHORTEST_SHARED = 16  # tokens; below this, reading a beginning once costs more than it saves
 _FEW = 64  # tokens that nearly always hold all of top_p
+_READ_TOGETHER = 64  # rows of like length that a CPU reads at once: more leave its caches, at half the speed (measured)
 
 
 class LocalModel:
@@ -69,6 +70,16 @@ class LocalModel:
         return [row if isinstance(row, Failed) else next(answers) for row in rows]
 
     def _score(self, rows: list[Rendered]) -> list[Answer]:
+        """Every row's choices, in order; rows of like length are read together."""
+        together = _READ_TOGETHER if self.device.type == "cpu" else len(rows)
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+        said: dict[int, Answer] = {}
+        for start in range(0, len(order), together):
+            some = order[start : start + together]
+            said.update(zip(some, self._score_together([rows[i] for i in some]), strict=True))
+        return [said[i] for i in range(len(rows))]
+
+    def _score_together(self, rows: list[Rendered]) -> list[Answer]:
         """The probability of every choice, exactly: of its tokens and of stopping after them.
 
         Where each choice is a single token, that token's probability alone decides, and one forward pass is all.

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -175,10 +175,18 @@ class TransformersTeacher:
         model = self._loaded().model
         return model.num_parameters(), sum(weight.nbytes for weight in model.parameters())
 
+    def weights(self) -> tuple[Any, Any]:
+        """The model and its tokenizer, loaded for a student that is cut from it and kept by nobody else."""
+        local = self._load()
+        return local.model, local.tokenizer
+
     def _loaded(self) -> LocalModel:
         if self._model is None:
-            self._model = LocalModel(self._source, self._revision, self._device, self._batch, self._where)
+            self._model = self._load()
         return self._model
+
+    def _load(self) -> LocalModel:
+        return LocalModel(self._source, self._revision, self._device, self._batch, self._where)
 
     async def _work(self) -> None:
         """Answer batches until nothing waits."""

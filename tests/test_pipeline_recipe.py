@@ -245,6 +245,23 @@ REFUSED = {
         TWO.replace("unlabeled: pool", "seeds: seeds") + "label: {teacher: lead}\ngenerate: {rows: 5}\n",
         "recipe.yaml:13: generate: says no `teacher`; choose one of lead, second",
     ),
+    "a student cut from nobody": (
+        BASE + "student: {init: {kind: layers, teacher: leed}}\n",
+        "recipe.yaml:11: student.init.teacher: 'leed' is no teacher of this recipe; defined: lead",
+    ),
+    "a student cut from a teacher whose weights are elsewhere": (
+        BASE + "student:\n  init: {kind: layers, teacher: lead}\n",
+        "recipe.yaml:12: student.init.teacher: 'lead' is of kind 'table', whose weights are not in this process; "
+        "name one of kind embedded or transformers, or use init: {kind: dense}",
+    ),
+    "a student cut from a teacher that is not named": (
+        BASE + "student:\n  init:\n    kind: layers\n",
+        "recipe.yaml:12: student.init.teacher is missing; add it",
+    ),
+    "a student of an unknown kind": (
+        BASE + "student:\n  init: {kind: sparse}\n",
+        "recipe.yaml:12: student.init has kind = 'sparse'; expected one of 'dense', 'layers'",
+    ),
     "a judged student that is not defined": (
         BASE + "students: {small: {}, large: {}}\nevaluate:\n  student: medium\n",
         "recipe.yaml:13: evaluate.student: 'medium' is no student of this recipe; defined: small, large",

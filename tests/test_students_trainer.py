@@ -133,6 +133,23 @@ def test_a_long_prompt_is_cut_and_a_long_answer_leaves_the_row_out(tmp_path):
     ]
 
 
+def test_rows_are_read_once_however_often_a_training_goes_on(tmp_path):
+    tokenizer = train_tokenizer((row.input for row in rows(40)), 300, LABELS, fold_case=True)
+    cache = tmp_path / "rows.arrow"
+
+    def killed() -> Iterator[Example]:
+        yield from rows(2000)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        encode(killed, tokenizer, LABELS, soft=False, max_length=64, cache=cache)
+    whole = encode(lambda: iter(rows(3000)), tokenizer, LABELS, soft=False, max_length=64, cache=cache)
+    again = encode(lambda: iter([]), tokenizer, LABELS, soft=False, max_length=64, cache=cache)
+
+    assert len(whole) == len(again) == 3000
+    assert whole[2999] == again[2999]
+
+
 def test_no_row_that_fits_is_refused_with_the_remedy(tmp_path):
     long = [Example("b", "short", "word " * 99, "b", "train", "x")]
     student = StudentRecipe(init=Dense(parameters="0.3M", vocabulary=512), train=Train(epochs=1, max_length=16))

@@ -83,12 +83,12 @@ class Grammar:
             yield self._compose(label, sections, draw)
 
     def _compose(self, label: str, sections: Sections, draw: random.Random) -> Composed:
-        careless, long = draw.random() < 0.45, draw.random() < 0.3
+        careless, long = draw.random() < 0.45, draw.random() < 0.25
         more = 2.0 if long else 0.6
         parts = [draw.choice(sections.core)]
-        if draw.random() < (0.9 if long else 0.45):
+        if draw.random() < (0.8 if long else 0.35):
             parts.insert(draw.choice((0, 1, 1)), draw.choice(sections.detail))
-        if draw.random() < (0.5 if long else 0.25):
+        if draw.random() < (0.7 if long else 0.4):
             parts.append(draw.choice(sections.core))
         if draw.random() < 0.13 * more:
             parts.insert(draw.choice((0, 1)), draw.choice(self.shared["mood"]))

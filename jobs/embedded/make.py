@@ -86,7 +86,10 @@ def main() -> None:
     arguments.add_argument("--out", type=Path, required=True, help="folder for the model")
     arguments.add_argument("--read", type=int, default=16_000, help="messages to be labelled, for each label")
     arguments.add_argument("--written", type=int, default=8_000, help="messages to be written, for each label")
+    arguments.add_argument("--epochs", type=int, default=1)
     arguments.add_argument("--parameters", default="2.9M")
+    arguments.add_argument("--layers", type=int)
+    arguments.add_argument("--intermediate", type=int, default=2)
     arguments.add_argument("--vocabulary", type=int, default=3072)
     arguments.add_argument("--batch", type=int, default=64)
     arguments.add_argument("--learning-rate", type=float, default=2e-3)
@@ -106,9 +109,14 @@ def main() -> None:
 
     torch.set_num_threads(chosen.threads)
     student = StudentRecipe(
-        init=Dense(parameters=chosen.parameters, vocabulary=chosen.vocabulary),
+        init=Dense(
+            parameters=chosen.parameters,
+            layers=chosen.layers,
+            intermediate=chosen.intermediate,
+            vocabulary=chosen.vocabulary,
+        ),
         train=Train(
-            epochs=1,
+            epochs=chosen.epochs,
             batch=chosen.batch,
             learning_rate=chosen.learning_rate,
             dropout=chosen.dropout,
@@ -125,7 +133,7 @@ def main() -> None:
     last = [started]
 
     def show(step: int, steps: int, detail: str) -> None:
-        if time.monotonic() - last[0] > 30:
+        if time.monotonic() - last[0] > 10:
             last[0] = time.monotonic()
             print(f"{step}/{steps} {time.monotonic() - started:.0f} s {detail}", file=sys.stderr, flush=True)
 
