@@ -84,21 +84,21 @@ class Grammar:
 
     def _compose(self, label: str, sections: Sections, draw: random.Random) -> Composed:
         careless, long = draw.random() < 0.45, draw.random() < 0.25
-        more = 2.0 if long else 0.6
+        more = 1.6 if long else 0.4
         parts = [draw.choice(sections.core)]
-        if draw.random() < (0.8 if long else 0.35):
+        if draw.random() < (0.7 if long else 0.2):
             parts.insert(draw.choice((0, 1, 1)), draw.choice(sections.detail))
-        if draw.random() < (0.7 if long else 0.4):
+        if draw.random() < (0.95 if long else 0.85):
             parts.append(draw.choice(sections.core))
         if draw.random() < 0.13 * more:
             parts.insert(draw.choice((0, 1)), draw.choice(self.shared["mood"]))
         if draw.random() < 0.10 * more:
             parts.insert(draw.choice((0, len(parts))), draw.choice(self.shared["smalltalk"]))
-        if draw.random() < (0.6 if long else 0.25):
+        if draw.random() < (0.6 if long else 0.3):
             parts.append(draw.choice(sections.ask))
-        if draw.random() < 0.22 * more:
-            parts.insert(0, draw.choice(self.shared["opening"]))
         if draw.random() < 0.18 * more:
+            parts.insert(0, draw.choice(self.shared["opening"]))
+        if draw.random() < 0.14 * more:
             parts.append(draw.choice(self.shared["closing"]))
         sentences = [_expand(part, self.shared, draw) for part in parts]
         return Composed(_type(_join(sentences, draw), draw, careless), label, (careless, long))

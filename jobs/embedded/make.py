@@ -3,7 +3,8 @@
     python -m understudy.jobs.embedded.make --out build/embedded --threads 2
 
 One model learns two skills through one chat template, as any student learns a text task: to write a message for a label
-like an example that it is shown, and to name the label of a message. About an hour on 2 cores.
+like an example that it is shown, and to name the label of a message. What ships took ten minutes of one H200 (its card
+has the commands); on 2 cores count hours.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ JOB = Path(__file__).parent.parent / "support-triage"
 def prompt_text(template: Template, values: dict[str, object]) -> str:
     """The user's turn that the demo's own template makes of the values."""
     return template.render(values)[-1].content
+
+
+def as_user(text: str) -> list[dict[str, str]]:
+    """A prompt that is the user's turn as it stands."""
+    return [{"role": "user", "content": text}]
 
 
 def lessons(grammar: Grammar, read: int, written: int, seed: int, *, held_out: bool = False) -> Iterator[Example]:
@@ -81,6 +87,24 @@ def grammar_test(grammar: Grammar, rows: int) -> list[dict[str, str]]:
     return found[:rows]
 
 
+def keep(folder: Path, before: Path | None) -> None:
+    """Leave the weights as they ship: in bfloat16, and, where a model was trained further, the mean of before and after.
+
+    Source: Wortsman et al. 2022, arXiv:2203.05482 (averaged weights are better on what neither was trained for).
+    """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    if weights["model.norm.weight"].dtype == torch.bfloat16:
+        return  # they were left before
+    if before is not None:
+        earlier = load_file(before / "model.safetensors")
+        weights = {name: (weight + earlier[name].float()) / 2 for name, weight in weights.items()}
+    shipped = {name: weight.to(torch.bfloat16) for name, weight in weights.items()}
+    save_file(shipped, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--out", type=Path, required=True, help="folder for the model")
@@ -91,6 +115,8 @@ def main() -> None:
     arguments.add_argument("--layers", type=int)
     arguments.add_argument("--intermediate", type=int, default=2)
     arguments.add_argument("--vocabulary", type=int, default=3072)
+    arguments.add_argument("--go-on", type=Path, help="folder of a model to train further; the mean of both is kept")
+    arguments.add_argument("--seed", type=int, default=0, help="order of the rows")
     arguments.add_argument("--batch", type=int, default=64)
     arguments.add_argument("--learning-rate", type=float, default=2e-3)
     arguments.add_argument("--dropout", type=float, default=0.05)
@@ -104,17 +130,26 @@ def main() -> None:
         return
     import torch
 
-    from ...students.config import Dense, StudentRecipe, Train
+    from ...students.config import Dense, Layers, StudentRecipe, Train
+    from ...students.cut import Larger
     from ...students.trainer import TrainingRows, train_student
+    from ...teachers.transformers import TransformersTeacher
 
     torch.set_num_threads(chosen.threads)
+    larger = None
+    init: Dense | Layers = Dense(
+        parameters=chosen.parameters,
+        layers=chosen.layers,
+        intermediate=chosen.intermediate,
+        vocabulary=chosen.vocabulary,
+    )
+    if chosen.go_on:
+        larger = Larger(*TransformersTeacher(chosen.go_on).weights(), str(chosen.go_on), as_user)
+        depth = larger.model.config.num_hidden_layers
+        init = Layers(kind="layers", teacher="", parameters="100M", layers=depth, vocabulary=65536)
+        larger.tokenizer.save_pretrained(chosen.out / "work/tokenizer")  # all of it, also what the rows do not use
     student = StudentRecipe(
-        init=Dense(
-            parameters=chosen.parameters,
-            layers=chosen.layers,
-            intermediate=chosen.intermediate,
-            vocabulary=chosen.vocabulary,
-        ),
+        init=init,
         train=Train(
             epochs=chosen.epochs,
             batch=chosen.batch,
@@ -137,7 +172,9 @@ def main() -> None:
             last[0] = time.monotonic()
             print(f"{step}/{steps} {time.monotonic() - started:.0f} s {detail}", file=sys.stderr, flush=True)
 
-    print(json.dumps(train_student(student, rows, chosen.out, 0, show)))
+    result = train_student(student, rows, chosen.out, chosen.seed, show, (lambda: larger) if larger else None)
+    keep(chosen.out, chosen.go_on)
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":
