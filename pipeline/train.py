@@ -9,8 +9,9 @@ from typing import Any
 
 from ..data.artifact import Artifact
 from ..data.errors import BadInput
-from ..data.rows import Example
+from ..data.rows import Example, message_dicts
 from ..students.config import Layers
+from .ask import label_values
 from .context import Run
 from .examples import read_examples
 from .outcome import Outcome
@@ -29,7 +30,10 @@ def train(run: Run, artifact: Artifact, curated: Artifact, name: str) -> Outcome
 
     def larger() -> Larger:
         assert isinstance(init, Layers)
-        return Larger(*run.weights(init.teacher), f"teacher {init.teacher}")
+        return Larger(*run.weights(init.teacher), f"teacher {init.teacher}", asked)
+
+    def asked(text: str) -> list[dict[str, Any]]:
+        return message_dicts(run.label_template.render(label_values(run.recipe, text)))
 
     rows = TrainingRows(
         train=lambda: read_examples(curated, "train"),

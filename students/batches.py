@@ -1,6 +1,6 @@
 """From rows to tensors: tokens once, noise anew in every epoch, each draw decided by seed, epoch and row.
 
-Shapes: B rows, T positions (prompt and answer, padded on the left), C answer positions kept, L labels.
+Shapes: B rows, T positions (prompt and answer, padded on the left), C answer positions kept, L labels, D hidden width.
 """
 
 from __future__ import annotations
@@ -41,12 +41,16 @@ def encode(
     soft: bool,
     max_length: int,
     cache: Path,
+    states: Callable[[Sequence[str]], list[list[float]]] | None = None,
 ) -> Dataset:
-    """Rows as tokens, in a file that is mapped into memory: prompt, answer, and probabilities [L] or empty.
+    """Rows as tokens, in a file that is mapped into memory: prompt, answer, probs [L] or empty, state [D] or empty.
 
     A training that goes on after a kill finds the file as it was and does not read the rows again.
     An output that is one of the labels is answered with its token, any other with its text. A prompt that is too long
     loses its end, not its turn marks; an answer that does not fit leaves the row out.
+
+    Args:
+        states: of inputs, the hidden state that the student is to have before it answers.
     """
     import pyarrow as pa
     from datasets import Dataset
@@ -62,7 +66,8 @@ def encode(
     def encoded(some: Sequence[Example]) -> Iterator[dict[str, Any]]:
         prompts = ids(render(tokenizer, [row.input for row in some]))
         written = iter(ids([row.output for row in some if row.output not in tokens]))
-        for row, prompt in zip(some, prompts, strict=True):
+        known = states([row.input for row in some]) if states else [[]] * len(some)
+        for row, prompt, state in zip(some, prompts, known, strict=True):
             answer = [tokens[row.output], end] if row.output in tokens else [*next(written), end]
             room = max_length - len(answer)
             if room < 4:
@@ -70,11 +75,10 @@ def encode(
             if len(prompt) > room:
                 prompt = [*prompt[: room - 1], answer_mark]
             probs = [row.probs[label] for label in labels] if soft and row.probs and labels else []
-            yield {"prompt": prompt, "answer": answer, "probs": probs}
+            yield {"prompt": prompt, "answer": answer, "probs": probs, "state": state}
 
-    schema = pa.schema(
-        [("prompt", pa.list_(pa.int32())), ("answer", pa.list_(pa.int32())), ("probs", pa.list_(pa.float32()))]
-    )
+    integers, numbers = pa.list_(pa.int32()), pa.list_(pa.float32())
+    schema = pa.schema([("prompt", integers), ("answer", integers), ("probs", numbers), ("state", numbers)])
     if not cache.exists():
         cache.parent.mkdir(parents=True, exist_ok=True)
         unfinished = cache.with_suffix(".part")
@@ -190,8 +194,8 @@ class Collator:
     """Batches of encoded rows.
 
     Returns:
-        input_ids, attention_mask, position_ids [B, T]; targets [B, C], `IGNORED` where there is none; probs [B, L] or
-        absent.
+        input_ids, attention_mask, position_ids [B, T]; targets [B, C], `IGNORED` where there is none; probs [B, L] and
+        state [B, D], or absent.
     """
 
     def __init__(self, pad: int, seed: int, clock: Clock, noise: Noise | None) -> None:
@@ -225,6 +229,7 @@ class Collator:
             "position_ids": (mask.cumsum(1) - 1).clamp(min=0),
             "targets": targets,
         }
-        if all(row["probs"] for row in rows):
-            batch["probs"] = torch.tensor([row["probs"] for row in rows])
+        for name in ("probs", "state"):
+            if all(row[name] for row in rows):
+                batch[name] = torch.tensor([row[name] for row in rows])
         return batch

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MEASURED = 256
 """Rows on which importance is measured."""
 
-_TOGETHER = 32  # rows in one pass
+_TOGETHER = 64  # rows in one pass
 _NARROWEST = 32  # neurons of a layer
 
 
@@ -46,6 +46,8 @@ class Larger:
     tokenizer: Any
     where: str
     """What a message begins with, such as `teacher lead`."""
+    asked: Callable[[str], list[dict[str, Any]]]
+    """The messages with which it is asked about an input."""
 
     def __post_init__(self) -> None:
         config = self.model.config
@@ -60,6 +62,29 @@ class Larger:
                 f"{self.where}: its tokenizer lacks the turn mark {missing[0]}; cut from the embedded teacher or from "
                 "a student of ours, or use init: {kind: dense}"
             )
+
+    def states(self, texts: Sequence[str]) -> list[list[float]]:
+        """What the model makes of each input where its answer would begin: its last hidden state."""
+        prompts = self.tokenizer.apply_chat_template(
+            [self.asked(text) for text in texts], add_generation_prompt=True, tokenize=False
+        )
+        order = sorted(range(len(texts)), key=lambda i: len(prompts[i]))
+        found: dict[int, list[float]] = {}
+        for start in range(0, len(order), _TOGETHER):
+            some = order[start : start + _TOGETHER]
+            batch = _padded(self.tokenizer, [prompts[i] for i in some], self.model.device)
+            with torch.inference_mode():
+                states_BD = self.model.model(**batch, use_cache=False).last_hidden_state[:, -1]
+            found.update(zip(some, states_BD.float().tolist(), strict=True))
+        return [found[i] for i in range(len(texts))]
+
+
+def _padded(tokenizer: Any, prompts: Sequence[str], device: torch.device) -> dict[str, Tensor]:
+    """Rendered prompts side by side, padded on the left: input_ids, attention_mask, position_ids [B, T]."""
+    tokens = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
+    mask_BT = tokens["attention_mask"].to(device)
+    positions_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
+    return {"input_ids": tokens["input_ids"].to(device), "attention_mask": mask_BT, "position_ids": positions_BT}
 
 
 def cut_tokenizer(
@@ -144,26 +169,24 @@ class Width:
 
 
 def fitting(config: Any, init: Layers, vocabulary: int) -> Width:
-    """How wide each layer may be within the parameter count: the same share of its heads and of its neurons.
+    """How wide each layer may be within the parameter count: as many heads as leave a neuron for each of the width.
 
     Raises:
         BadInput: fewer layers than asked for, or no room for them.
     """
     hidden, head = config.hidden_size, config.head_dim
-    groups, neurons = config.num_key_value_heads, config.intermediate_size
     if init.layers > config.num_hidden_layers:
         raise BadInput(f"init.layers = {init.layers}, but {init.teacher} has {config.num_hidden_layers}; ask for fewer")
-    per_group = 2 * hidden * head * (1 + config.num_attention_heads // groups)
+    per_group = 2 * hidden * head * (1 + config.num_attention_heads // config.num_key_value_heads)
     room = (count(init.parameters) - (vocabulary + 1) * hidden) // init.layers - 2 * hidden - 2 * head
-    share = min(1.0, room / (groups * per_group + 3 * hidden * neurons))
-    left = Width(max(1, round(groups * share)), 0)
-    left = Width(left.groups, min(neurons, (room - left.groups * per_group) // (3 * hidden)))
-    if left.neurons < _NARROWEST:
-        raise BadInput(
-            f"init.parameters = {init.parameters} cannot hold {vocabulary:,} tokens and {init.layers} layers that are "
-            f"{hidden} wide, as {init.teacher} is; raise init.parameters, or lower init.vocabulary or init.layers"
-        )
-    return left
+    for groups in range(config.num_key_value_heads, 0, -1):
+        neurons = min(config.intermediate_size, (room - groups * per_group) // (3 * hidden))
+        if neurons >= (hidden if groups > 1 else _NARROWEST):
+            return Width(groups, neurons)
+    raise BadInput(
+        f"init.parameters = {init.parameters} cannot hold {vocabulary:,} tokens and {init.layers} layers that are "
+        f"{hidden} wide, as {init.teacher} is; raise init.parameters, or lower init.vocabulary or init.layers"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,14 +218,11 @@ def importance(model: Qwen3ForCausalLM, tokenizer: Any, texts: Sequence[str]) ->
     hooks += [layer.register_forward_hook(what_changes) for layer in layers]
     try:
         for start in range(0, len(texts), _TOGETHER):
-            prompts = render(tokenizer, texts[start : start + _TOGETHER])
-            batch = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
-            mask_BT = batch["attention_mask"]
-            real_BT = mask_BT.bool()
-            tokens += int(mask_BT.sum())
+            batch = _padded(tokenizer, render(tokenizer, texts[start : start + _TOGETHER]), model.device)
+            real_BT = batch["attention_mask"].bool()
+            tokens += int(real_BT.sum())
             with torch.inference_mode():
-                positions_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
-                model(batch["input_ids"], attention_mask=mask_BT, position_ids=positions_BT, use_cache=False)
+                model.model(**batch, use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()

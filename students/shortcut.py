@@ -1,4 +1,4 @@
-"""The logits of the last few positions, at less work: the last layer is computed for these positions only.
+"""The last hidden states of the last few positions, at less work: the last layer is computed for these positions only.
 
 Where the answer is one token, nobody reads what the last layer makes of the others; they only serve as its keys and
 values. In a student of two layers that saves a quarter of a step's CPU time in bfloat16 and a third in float32
@@ -15,7 +15,7 @@ from transformers.masking_utils import create_causal_mask
 from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
 
 
-def last_logits(
+def last_states(
     model: Qwen3ForCausalLM,
     *,
     input_ids: torch.Tensor,
@@ -23,7 +23,7 @@ def last_logits(
     position_ids: torch.Tensor,
     keep: int,
 ) -> torch.Tensor:
-    """Equal to ``model(...).logits[:, -keep:]``; inputs [B, T], result [B, keep, V]."""
+    """Equal to ``model.model(...).last_hidden_state[:, -keep:]``; inputs [B, T], result [B, keep, D]."""
     body = model.model
     hidden = body.embed_tokens(input_ids)
     cos, sin = body.rotary_emb(hidden, position_ids)
@@ -46,8 +46,8 @@ def last_logits(
     )
     hidden = hidden[:, -keep:] + attended
     hidden = hidden + last.mlp(last.post_attention_layernorm(hidden))
-    logits: torch.Tensor = model.lm_head(body.norm(hidden))
-    return logits
+    states: torch.Tensor = body.norm(hidden)
+    return states
 
 
 class _Earlier:

@@ -31,7 +31,7 @@ from .batches import IGNORED, Clock, Collator, LengthOrder, Noise, encode
 from .build import build_dense, vocabulary_for
 from .config import Dense, Layers, StudentRecipe, Train
 from .cut import MEASURED, Larger, cut_model, cut_tokenizer
-from .shortcut import last_logits
+from .shortcut import last_states
 from .tokenizer import label_tokens, save_tokenizer, train_tokenizer
 
 CHECKPOINTS = 8
@@ -54,7 +54,8 @@ class TrainingRows:
     """Some outputs are text beside the labels, so that case matters; without labels it always does."""
 
     @property
-    def fold_case(self) -> bool:
+    def only_labels(self) -> bool:
+        """No output is text, so the student only reads, and upper and lower case alike."""
         return bool(self.labels) and not self.writes
 
 
@@ -87,10 +88,17 @@ def train_student(
     started = time.monotonic()
     work = folder / "work"
     set_seed(seed)
-    tokenizer, model = _first_weights(student.init, rows, seed, work / "tokenizer", larger)
+    whole = larger() if larger else None
+    tokenizer, model = _first_weights(student.init, rows, seed, work / "tokenizer", whole)
     soft = bool(rows.labels) and student.train.labels != "hard"
     train_rows = encode(
-        rows.train, tokenizer, rows.labels, soft=soft, max_length=student.train.max_length, cache=work / "train.arrow"
+        rows.train,
+        tokenizer,
+        rows.labels,
+        soft=soft,
+        max_length=student.train.max_length,
+        cache=work / "train.arrow",
+        states=whole.states if whole and rows.only_labels else None,
     )
     if len(train_rows) == 0:
         raise NotEnoughData(
@@ -199,16 +207,26 @@ class _StudentTrainer(SFTTrainer):  # type: ignore[misc]
         """The report is the model's card; a checkpoint needs none."""
 
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any
+        self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any
     ) -> torch.Tensor:
-        targets, probs = inputs.pop("targets"), inputs.pop("probs", None)
+        targets, probs, wanted = inputs.pop("targets"), inputs.pop("probs", None), inputs.pop("state", None)
         keep = targets.shape[1]
         with torch.autocast(targets.device.type, torch.bfloat16, enabled=self.args.bf16):
             if len(self._labels) and keep == 2:
-                logits = last_logits(model, keep=keep, **inputs)
+                states = last_states(model, keep=keep, **inputs)
             else:
-                logits = model(**inputs, logits_to_keep=keep, use_cache=False).logits
-        return answer_loss(logits, targets, probs, self._labels.to(logits.device))
+                states = model.model(**inputs, use_cache=False).last_hidden_state[:, -keep:]
+            logits = model.lm_head(states)
+        loss = answer_loss(logits, targets, probs, self._labels.to(logits.device))
+        return loss if wanted is None else loss + state_loss(states[:, 0], wanted)
+
+
+def state_loss(states_BD: torch.Tensor, wanted_BD: torch.Tensor) -> torch.Tensor:
+    """Squared error of the state before the answer, as a share of what is wanted: 1 for a student that says nothing.
+
+    Source: Jiao et al. 2020, arXiv:1909.10351 (hidden states say more of a row than the answer alone).
+    """
+    return (states_BD.float() - wanted_BD).square().mean() / wanted_BD.square().mean()
 
 
 def answer_loss(
@@ -277,10 +295,9 @@ def _last_checkpoint(work: Path) -> str | None:
 
 
 def _first_weights(
-    init: Dense | Layers, rows: TrainingRows, seed: int, kept: Path, larger: Callable[[], Larger] | None
+    init: Dense | Layers, rows: TrainingRows, seed: int, kept: Path, whole: Larger | None
 ) -> tuple[PreTrainedTokenizerFast, Qwen3ForCausalLM]:
     """The tokenizer, learnt or cut from the rows or as it was kept when they were first read, and the model."""
-    whole = larger() if larger else None
 
     def texts() -> Iterator[str]:
         for row in rows.train():
@@ -291,9 +308,9 @@ def _first_weights(
     if not kept.exists():
         most = vocabulary_for(init)
         if whole:
-            tokenizer = cut_tokenizer(whole, texts(), most, rows.labels, fold_case=rows.fold_case)
+            tokenizer = cut_tokenizer(whole, texts(), most, rows.labels, fold_case=rows.only_labels)
         else:
-            tokenizer = train_tokenizer(texts(), most, rows.labels, fold_case=rows.fold_case)
+            tokenizer = train_tokenizer(texts(), most, rows.labels, fold_case=rows.only_labels)
         unfinished = kept.with_suffix(".part")
         save_tokenizer(tokenizer, unfinished)
         unfinished.rename(kept)

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from understudy.data.errors import BadInput
 from understudy.data.storage import LocalStorage
+from understudy.jobs.embedded.make import JOB
 from understudy.pipeline.context import Run
 from understudy.pipeline.plan import plan
 from understudy.pipeline.progress import Reporter
@@ -259,3 +260,37 @@ def test_an_extract_task_runs_from_a_table_of_answers_to_a_judged_student(tmp_pa
     assert set(made["models"]) == {"teacher", "student", "majority"}
     assert made["models"]["student"]["score"]["gold"]["value"] > 50
     assert made["confusion"] is None
+
+
+def test_a_student_is_cut_from_the_teacher_of_its_recipe(tmp_path):
+    rows = [json.loads(line) for line in (JOB / "grammar_test.jsonl").read_text().splitlines()]
+    (tmp_path / "pool.jsonl").write_text("".join(json.dumps({"input": row["input"]}) + "\n" for row in rows[:300]))
+    (tmp_path / "gold.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[300:400]))
+    (tmp_path / "label.j2").write_text("[user]\nLabel: {{ input }}\n")
+    recipe = {
+        "name": "cut",
+        "task": {
+            "kind": "classify",
+            "instruction": "Which team?",
+            "labels": sorted({row["output"] for row in rows}),
+            "unlabeled": "pool.jsonl",
+            "test": {"gold": "gold.jsonl"},
+        },
+        "prompts": {"label": "label.j2"},
+        "teachers": {"lead": {"kind": "embedded"}},
+        "student": {
+            "init": {"kind": "layers", "teacher": "lead", "parameters": "0.95M", "layers": 2, "vocabulary": 3072},
+            "train": {"epochs": 2, "learning_rate": 0.0005, "dropout": 0.0},
+        },
+        "evaluate": {"margin": 10},
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    run = opened(tmp_path)
+
+    manifests = run_stages(run)
+    made = publish_report(run, manifests)
+    run.close()
+
+    assert manifests["train:student"]["made_from"]["cut_from"]["kind"] == "embedded"
+    assert made["models"]["student"]["parameters"] <= 950_000
+    assert made["models"]["student"]["score"]["gold"]["value"] > 60, "what the teacher knows about words was lost"

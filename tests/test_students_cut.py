@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -13,7 +11,7 @@ from understudy.students.build import build_dense
 from understudy.students.config import Dense, Layers, StudentRecipe, Train
 from understudy.students.cut import Larger, cut_model, cut_tokenizer, fitting, importance
 from understudy.students.tokenizer import label_tokens, train_tokenizer
-from understudy.students.trainer import TrainingRows, train_student
+from understudy.students.trainer import TrainingRows, state_loss, train_student
 
 LABELS = ("delivery", "refund")
 TEXTS = [
@@ -24,11 +22,15 @@ TEXTS = [
 ]
 
 
+def asked(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": f"Label: {text}"}]
+
+
 @pytest.fixture(scope="module")
 def larger() -> Larger:
     tokenizer = train_tokenizer(TEXTS, 420, LABELS, fold_case=False)
     dense = Dense(parameters="0.7M", layers=3, intermediate=3)
-    return Larger(build_dense(dense, tokenizer, LABELS, 0).eval(), tokenizer, "teacher lead")
+    return Larger(build_dense(dense, tokenizer, LABELS, 0).eval(), tokenizer, "teacher lead", asked)
 
 
 def layers(**given: object) -> Layers:
@@ -60,26 +62,23 @@ def test_a_student_with_room_for_everything_says_what_the_larger_model_says(larg
 def test_the_parts_that_do_nothing_go_first(larger):
     idle = build_dense(Dense(parameters="0.7M", layers=3, intermediate=3), larger.tokenizer, LABELS, 1).eval()
     first, second, third = idle.model.layers
-    neurons, head = idle.config.intermediate_size, idle.config.head_dim
+    neurons = idle.config.intermediate_size
     with torch.no_grad():
         second.self_attn.o_proj.weight.zero_()
         second.mlp.down_proj.weight.zero_()
         for layer in (first, third):
             layer.mlp.down_proj.weight[:, : neurons // 2] = 0
-            layer.self_attn.o_proj.weight[:, :head] = 0
-    whole = Larger(idle, larger.tokenizer, "teacher lead")
+    whole = Larger(idle, larger.tokenizer, "teacher lead", asked)
     tokenizer = same_tokenizer(whole)
-    without = 2 * (neurons // 2) * 3 * idle.config.hidden_size + 2 * 4 * head * idle.config.hidden_size
+    without = 2 * (neurons // 2) * 3 * idle.config.hidden_size
     second_layer = sum(weight.numel() for weight in second.parameters())
     room = idle.num_parameters() - without - second_layer
 
-    student = cut_model(whole, tokenizer, layers(layers=2, parameters=f"{room / 1e6 + 0.03:.2f}M"), LABELS, TEXTS[:40])
+    student = cut_model(whole, tokenizer, layers(layers=2, parameters=f"{room / 1e6 + 0.01:.2f}M"), LABELS, TEXTS[:40])
 
     assert student.config.num_hidden_layers == 2
     assert student.num_parameters() < idle.num_parameters() - second_layer
-    torch.testing.assert_close(
-        logits(student.eval(), tokenizer), logits(idle, larger.tokenizer), atol=1e-5, rtol=1e-5
-    )
+    torch.testing.assert_close(logits(student.eval(), tokenizer), logits(idle, larger.tokenizer), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", ["0.3M", "0.4M", "0.5M"])
@@ -139,12 +138,19 @@ def test_heads_that_share_keys_are_left_out_together():
         head_dim=32,
         tie_word_embeddings=True,
     )
-    whole = Larger(Qwen3ForCausalLM(config).eval(), tokenizer, "teacher lead")
+    model = Qwen3ForCausalLM(config).eval()
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.down_proj.weight.zero_()
+            layer.self_attn.o_proj.weight[:, :64] = 0
+            layer.self_attn.o_proj.weight[:, 128:] = 0
+    whole = Larger(model, tokenizer, "teacher lead", asked)
+    ours = same_tokenizer(whole)
 
-    student = cut_model(whole, same_tokenizer(whole), layers(parameters="0.3M"), LABELS, TEXTS[:20])
+    student = cut_model(whole, ours, layers(parameters="0.3M", layers=2), LABELS, TEXTS[:20])
 
-    assert student.config.num_attention_heads == 2 * student.config.num_key_value_heads < 6
-    assert logits(student, same_tokenizer(whole)).isfinite().all()
+    assert (student.config.num_key_value_heads, student.config.num_attention_heads) == (1, 2)
+    torch.testing.assert_close(logits(student.eval(), ours), logits(model, tokenizer), atol=1e-5, rtol=1e-5)
 
 
 def test_importance_does_not_depend_on_how_rows_are_batched(larger):
@@ -154,6 +160,26 @@ def test_importance_does_not_depend_on_how_rows_are_batched(larger):
     for one, other in zip(alone, padded, strict=True):
         torch.testing.assert_close(one.neurons_F, other.neurons_F, rtol=1e-4, atol=1e-6)
         assert one.change == pytest.approx(other.change, rel=1e-4)
+
+
+def test_states_are_what_the_larger_model_has_before_it_answers_however_they_are_batched(larger):
+    texts = ["where is my parcel", "I want a refund, and I want it now please", "late"]
+
+    together = larger.states(texts)
+
+    for text, state in zip(texts, together, strict=True):
+        prompt = f"<|user|>Label: {text}<|assistant|>"
+        ids = larger.tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"]
+        with torch.inference_mode():
+            alone = larger.model(ids, output_hidden_states=True).hidden_states[-1][0, -1]
+        torch.testing.assert_close(torch.tensor(state), alone, atol=1e-5, rtol=1e-5)
+
+
+def test_a_student_that_has_the_wanted_state_loses_nothing_and_a_silent_one_all():
+    wanted = torch.randn(4, 8)
+
+    assert state_loss(wanted.clone(), wanted).item() == 0
+    assert state_loss(torch.zeros(4, 8), wanted).item() == pytest.approx(1)
 
 
 def test_a_cut_student_is_trained_kept_and_loaded_like_any_other(larger, tmp_path):
@@ -194,10 +220,12 @@ def test_a_count_that_cannot_hold_the_width_is_refused(larger):
 
 
 def test_a_model_that_cannot_be_cut_is_refused(larger):
-    config = LlamaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=1, intermediate_size=32)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=1, intermediate_size=32
+    )
 
     with pytest.raises(BadInput) as refused:
-        Larger(LlamaForCausalLM(config), larger.tokenizer, "teacher lead")
+        Larger(LlamaForCausalLM(config), larger.tokenizer, "teacher lead", asked)
 
     assert str(refused.value) == (
         "teacher lead: is a 'llama' model, and layers are cut from Qwen3 models with tied embeddings; "
@@ -212,7 +240,7 @@ def test_a_tokenizer_without_our_turn_marks_is_refused(larger):
     foreign = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(vocab={"a": 0}, merges=[])))
 
     with pytest.raises(BadInput) as refused:
-        Larger(larger.model, foreign, "teacher lead")
+        Larger(larger.model, foreign, "teacher lead", asked)
 
     assert str(refused.value) == (
         "teacher lead: its tokenizer lacks the turn mark <|pad|>; cut from the embedded teacher or from a student of "

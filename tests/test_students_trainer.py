@@ -16,7 +16,7 @@ from understudy.data.rows import Example
 from understudy.students.batches import IGNORED, Clock, Collator, LengthOrder, Noise, encode
 from understudy.students.build import build_dense
 from understudy.students.config import Dense, StudentRecipe, Train
-from understudy.students.shortcut import last_logits
+from understudy.students.shortcut import last_states
 from understudy.students.tokenizer import label_tokens, train_tokenizer
 from understudy.students.trainer import TrainingRows, answer_loss, train_student
 
@@ -77,13 +77,13 @@ def test_the_shortcut_gives_the_logits_of_the_plain_forward_pass():
     model = build_dense(Dense(parameters="0.5M"), tokenizer, LABELS, 0).eval()
     prompts = [tokenizer(row.input)["input_ids"][: 3 + number] for number, row in enumerate(rows(6))]
     batch = Collator(tokenizer.pad_token_id, 0, Clock(), None)(
-        [{"prompt": prompt, "answer": [9, 1], "probs": []} for prompt in prompts]
+        [{"prompt": prompt, "answer": [9, 1], "probs": [], "state": []} for prompt in prompts]
     )
     batch.pop("targets")
 
     with torch.inference_mode():
         plain = model(**batch, logits_to_keep=2).logits
-        short = last_logits(model, keep=2, **batch)
+        short = model.lm_head(last_states(model, keep=2, **batch))
 
     assert torch.allclose(plain, short, atol=1e-5)
 

@@ -88,7 +88,7 @@ def grammar_test(grammar: Grammar, rows: int) -> list[dict[str, str]]:
 
 
 def keep(folder: Path, before: Path | None) -> None:
-    """Leave the weights as they ship: in bfloat16, and, where a model was trained further, the mean of before and after.
+    """Leave the weights as they ship: in bfloat16; of a model trained further, the mean of before and after.
 
     Source: Wortsman et al. 2022, arXiv:2203.05482 (averaged weights are better on what neither was trained for).
     """
