@@ -70,8 +70,8 @@ class Tracker:
         self._total = total
         self._unit = unit
         self._draw = draw
-        self._started = time.monotonic()
-        self._drawn = self._said = self._sent = self._started
+        self._first: tuple[float, int] | None = None
+        self._drawn = self._said = self._sent = time.monotonic()
 
     def expect(self, total: int) -> None:
         """Say how many items there will be, once that is known."""
@@ -87,24 +87,28 @@ class Tracker:
         """
         self.done = self.done + by if to is None else to
         now = time.monotonic()
+        self._first = self._first or (now, self.done)
         if now - self._drawn < 0.1:
             return
         self._drawn = now
         words = detail()
-        rate = f"{self.done / (now - self._started):.0f} {self._unit}/s"
-        shown = ", ".join(filter(None, (rate, words)))
+        rate = self._rate(now)
+        shown = ", ".join(filter(None, (f"{rate:.0f} {self._unit}/s" if rate else "", words)))
         if self._draw is not None:
             self._draw(self.done, shown, self._total)
         elif now - self._said > _EVERY_SECONDS:
             self._said = now
             of = f"/{self._total}" if self._total else ""
-            self._reporter.say(f"  {self._stage}: {self.done}{of} {self._unit}, {shown}{self._left(now)}")
+            left = f"{(self._total - self.done) / rate:.0f} s left" if rate and self._total else ""
+            self._reporter.say(
+                f"  {self._stage}: " + ", ".join(filter(None, (f"{self.done}{of} {self._unit}", shown, left)))
+            )
         if now - self._sent > _EVERY_SECONDS / 5:
             self._sent = now
             self._reporter.event("progress", stage=self._stage, done=self.done, total=self._total, detail=words)
 
-    def _left(self, now: float) -> str:
-        if not self._total or not self.done:
-            return ""
-        seconds = (now - self._started) / self.done * (self._total - self.done)
-        return f", {seconds:.0f} s left"
+    def _rate(self, now: float) -> float:
+        """Items a second since the first was finished, before which models load; 0 while nobody knows."""
+        if self._first is None or now <= self._first[0]:
+            return 0.0
+        return (self.done - self._first[1]) / (now - self._first[0])
