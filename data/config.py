@@ -15,7 +15,7 @@ from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from .errors import BadInput
 
@@ -26,6 +26,12 @@ class Recipe(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+
+def fault(message: str, *key: str | int) -> ValidationError:
+    """A refusal that points at a key below the model which raises it."""
+    kind = PydanticCustomError("value_error", "{said}", {"said": message})
+    return ValidationError.from_exception_data("recipe", [InitErrorDetails(type=kind, loc=key, input=None)])
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

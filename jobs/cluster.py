@@ -58,10 +58,9 @@ class Worker:
     """An actor: one run's teacher and ledger on one node."""
 
     def __init__(self, loaded: LoadedRecipe, root: str, teacher: str, workers: int) -> None:
-        self._run = Run(loaded, LocalStorage(Path(root)), Reporter(quiet=True))
+        lent = Spend(cap=0.0 if loaded.recipe.budget else None)
+        self._run = Run(loaded, LocalStorage(Path(root)), Reporter(quiet=True), spend=lent)
         self._teacher = self._run.teacher(teacher)
-        self._run.spend.cap = 0.0 if loaded.recipe.budget else None
-        self._run.spend.usd = 0.0  # what was spent before counts on the driver's side
         recipe = loaded.recipe.teachers[teacher]
         if isinstance(recipe, OpenAIRecipe):
             self._teacher.teacher.pace = EvenPace(  # type: ignore[attr-defined]
@@ -258,7 +257,7 @@ class _Filling(Generic[Item]):
             self._again.append(shard)
             self._tight = True
             if had_all:
-                raise self._reached()
+                raise self._run.spend.reached()
         else:
             self._tracker.advance(lambda: self._run.spend.line(len(self._flying), "shards"), by=len(shard))
 
@@ -269,13 +268,6 @@ class _Filling(Generic[Item]):
         given = ray.get([hand.actor.give_back.remote() for hand in self._hands])
         for hand, left in zip(self._hands, given, strict=True):
             hand.lent -= left
-
-    def _reached(self) -> BudgetReached:
-        spend = self._run.spend
-        return BudgetReached(
-            f"budget: ${spend.usd:.4f} spent of ${spend.cap:g}, and the next request may cost more than is left; "
-            "raise budget.usd and run again: nothing is asked twice"
-        )
 
     def _lend(self, hand: _Hand) -> float:
         """Of what is left of the cap, all where it is near, else as much as keeps a part of it in this hand."""

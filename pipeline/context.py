@@ -28,16 +28,27 @@ from .recipe import JobRecipe, LoadedRecipe
 
 
 class Run:
-    """One run of one recipe on one root. Teachers and ledger are made when first needed."""
+    """One run of one recipe on one root. Teachers and ledger are made when first needed.
+
+    Args:
+        spend: money lent by a run elsewhere, which keeps the recipe's budget; absent: this run keeps it.
+    """
 
     def __init__(
-        self, loaded: LoadedRecipe, storage: Storage, reporter: Reporter, executor: Executor | None = None
+        self,
+        loaded: LoadedRecipe,
+        storage: Storage,
+        reporter: Reporter,
+        executor: Executor | None = None,
+        spend: Spend | None = None,
     ) -> None:
         self.loaded = loaded
         self.storage = storage
         self.reporter = reporter
         self.executor = executor or LocalExecutor()
-        self.spend = Spend(cap=loaded.recipe.budget.usd if loaded.recipe.budget else None)
+        self.budget = loaded.recipe.budget if spend is None else None
+        """The cap that this run keeps, counting what was paid before it."""
+        self.spend = spend or Spend(cap=self.budget.usd if self.budget else None)
         self._plain: dict[str, Teacher] = {}
         self._teachers: dict[str, RecordedTeacher] = {}
         self._labeler: Labeler | None = None
@@ -63,8 +74,8 @@ class Run:
                 )
             if self._opened.damaged_records:
                 self.reporter.say(f"ledger: {self._opened.damaged_records} damaged records skipped; asked again")
-            if (budget := self.recipe.budget) and budget.per != "invocation":
-                self.spend.usd = spent_before(self._opened, self.recipe.name, _start_of(budget.per))
+            if self.budget and self.budget.per != "invocation":
+                self.spend.usd = spent_before(self._opened, self.recipe.name, _start_of(self.budget.per))
         return self._opened
 
     def teacher(self, name: str) -> RecordedTeacher:

@@ -7,23 +7,22 @@ or how many workers it has.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from ..data.config import Recipe, plain, read_yaml, refusal
+from ..data.config import Recipe, fault, plain, read_yaml, refusal
 from ..data.duplicates import DuplicateRecipe
 from ..data.errors import BadInput
 from ..data.fingerprint import canonical, fingerprint
 from ..data.sides import Split
-from ..data.sources import Unlabeled
 from ..data.teacher import Sampling
 from ..students.config import Layers, StudentRecipe
 from ..teachers.config import AnyTeacher
+from .tasks import Classify, Extract, Generate
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """What may name a job, and so a folder."""
@@ -33,133 +32,6 @@ TAKEN = ("ledger", "stages")
 
 _OTHER_MODELS = ("teacher", "majority", "linear")
 """Models of every report that are no student's."""
-
-
-def _fault(message: str, *key: str | int) -> ValidationError:
-    """A refusal that points at a key below the model which raises it."""
-    kind = PydanticCustomError("value_error", "{said}", {"said": message})
-    return ValidationError.from_exception_data("recipe", [InitErrorDetails(type=kind, loc=key, input=None)])
-
-
-class _Task(Recipe):
-    instruction: str = Field(min_length=1)
-    """What is asked of the teacher, and of the student in its place."""
-
-    seeds: str | None = None
-    """File of {input, output?} by hand; they show a teacher what to write."""
-
-    unlabeled: Unlabeled | None = None
-    """Inputs to be labelled: a path, or a mapping that says which columns to read."""
-
-    test: dict[str, str] = Field(default_factory=dict)
-    """Gold tests by name, each a file of {input, output}; the first one is the verdict's."""
-
-    @field_validator("unlabeled", mode="before")
-    @classmethod
-    def _a_path_alone_will_do(cls, value: Any) -> Any:
-        return {"path": str(value)} if isinstance(value, str) else value
-
-    @field_validator("test")
-    @classmethod
-    def _held_out_is_taken(cls, tests: dict[str, str]) -> dict[str, str]:
-        if "held_out" in tests:
-            raise _fault("names the rows held out of the inputs; choose another name", "held_out")
-        return tests
-
-
-class Classify(_Task):
-    """One label out of a closed set."""
-
-    kind: Literal["classify"]
-
-    labels: dict[str, str]
-    """The labels, as a list or with a definition each, which the teacher reads."""
-
-    @field_validator("labels", mode="before")
-    @classmethod
-    def _a_list_will_do(cls, value: Any) -> Any:
-        if isinstance(value, str) or not isinstance(value, Sequence | Mapping):
-            raise ValueError("expected a list of labels, or a mapping from labels to what each means")
-        meanings = value if isinstance(value, Mapping) else {}
-        labels: dict[str, Any] = {}
-        for place, label in enumerate(value):
-            if not isinstance(label, str):
-                shown = canonical(plain(label)) if isinstance(label, bool | int | float | None) else str(label)
-                fault = f"label {shown} is not text; put it in quotes: '{shown}'"
-                raise _fault(fault, shown if meanings else place)
-            if label in labels:
-                raise _fault(f"label '{label}' is given twice; a label may be given once: remove one", place)
-            meaning = meanings.get(label)
-            labels[label] = "" if meaning is None else meaning
-        return labels
-
-    @field_validator("labels")
-    @classmethod
-    def _labels_differ(cls, labels: dict[str, str]) -> dict[str, str]:
-        if len(labels) < 2:
-            raise ValueError(f"{len(labels)} label given; a choice needs at least 2")
-        seen: dict[str, str] = {}
-        for label in labels:
-            if not label.strip():
-                raise ValueError("a label is empty; give it a name, or remove it")
-            if label != label.strip() or len(label.splitlines()) > 1:
-                raise ValueError(f"label {label!r} has space around it or several lines; write it as one word or line")
-            if (other := seen.setdefault(label.casefold(), label)) != label:
-                raise ValueError(f"labels '{other}' and '{label}' differ in case only; rename one")
-        return labels
-
-
-class Extract(_Task):
-    """A JSON object by a schema."""
-
-    kind: Literal["extract"]
-
-    json_schema: dict[str, Any] = Field(alias="schema")
-    """JSON Schema (draft 2020-12) of the answer."""
-
-    @field_validator("json_schema", mode="before")
-    @classmethod
-    def _a_schema(cls, value: Any) -> Any:
-        import jsonschema
-        from referencing import Registry
-        from referencing.exceptions import Unresolvable
-        from referencing.jsonschema import DRAFT202012
-
-        schema = plain(value)
-        try:
-            canonical(schema)
-            jsonschema.Draft202012Validator.check_schema(schema)
-        except TypeError as error:
-            raise ValueError(f"not JSON: {error}; put dates, and numbers used as names, in quotes") from None
-        except jsonschema.SchemaError as error:
-            raise ValueError(f"not a JSON Schema: {error.message}; mend it") from None
-        inside = Registry().with_resource("", DRAFT202012.create_resource(schema)).resolver()
-        for reference in _references(schema):
-            try:
-                inside.lookup(reference)
-            except Unresolvable:
-                raise ValueError(f"$ref '{reference}' leads nowhere inside the schema; define it in `$defs`") from None
-        return schema
-
-
-def _references(schema: Any) -> Iterator[str]:
-    """Every `$ref` of a schema, at any depth."""
-    if isinstance(schema, dict):
-        if isinstance(reference := schema.get("$ref"), str):
-            yield reference
-        for part in schema.values():
-            yield from _references(part)
-    elif isinstance(schema, list):
-        for part in schema:
-            yield from _references(part)
-
-
-class Generate(_Task):
-    """Free text."""
-
-    kind: Literal["generate"]
-    scorer: Literal["exact"] = "exact"
-    """How an answer is compared with the reference: equal after folding case, punctuation and space."""
 
 
 _KEYS = "ABCDEFGHIJKLMNOPQRST"
@@ -276,7 +148,7 @@ class JobRecipe(Recipe):
     def _one_student_will_do(cls, value: Any) -> Any:
         if isinstance(value, Mapping) and "student" in value:
             if "students" in value:
-                raise _fault("`students` is given too; keep one of the two", "student")
+                raise fault("`students` is given too; keep one of the two", "student")
             rest = {key: item for key, item in value.items() if key != "student"}
             return {**rest, "students": {"student": {} if value["student"] is None else value["student"]}}
         return value
@@ -302,26 +174,26 @@ class JobRecipe(Recipe):
     def _students_are_nobody_else(cls, students: dict[str, StudentRecipe]) -> dict[str, StudentRecipe]:
         for name in students:
             if name in _OTHER_MODELS:
-                raise _fault(f"'{name}' is another model of the report; choose another name", name)
+                raise fault(f"'{name}' is another model of the report; choose another name", name)
         return students
 
     @model_validator(mode="after")
     def _the_parts_fit(self) -> JobRecipe:
         task = self.task
         if task.seeds is None and task.unlabeled is None:
-            raise _fault("has neither `seeds` nor `unlabeled`, so there is nothing to learn from; add one", "task")
+            raise fault("has neither `seeds` nor `unlabeled`, so there is nothing to learn from; add one", "task")
         if task.unlabeled is None and self.generate is None:
-            raise _fault("seeds alone are no inputs to label; add a `generate` section, or task.unlabeled", "task")
+            raise fault("seeds alone are no inputs to label; add a `generate` section, or task.unlabeled", "task")
         if self.generate is not None and task.seeds is None:
-            raise _fault("inputs are written from seeds; add task.seeds, a file of {input, output?}", "generate")
+            raise fault("inputs are written from seeds; add task.seeds, a file of {input, output?}", "generate")
         for stage, chosen in (("generate", self.generate), ("label", self.label)):
             if chosen is None:
                 continue
             names = ", ".join(self.teachers)
             if chosen.teacher is None and len(self.teachers) > 1:
-                raise _fault(f"says no `teacher`; choose one of {names}", stage)
+                raise fault(f"says no `teacher`; choose one of {names}", stage)
             if chosen.teacher is not None and chosen.teacher not in self.teachers:
-                raise _fault(f"'{chosen.teacher}' is no teacher of this recipe; defined: {names}", stage, "teacher")
+                raise fault(f"'{chosen.teacher}' is no teacher of this recipe; defined: {names}", stage, "teacher")
         self._keys_serve()
         for name, student in self.students.items():
             if isinstance(student.init, Layers):
@@ -329,11 +201,11 @@ class JobRecipe(Recipe):
         judged = self.evaluate.student
         if judged is not None and judged not in self.students:
             defined = ", ".join(self.students) or "none"
-            raise _fault(f"'{judged}' is no student of this recipe; defined: {defined}", "evaluate", "student")
+            raise fault(f"'{judged}' is no student of this recipe; defined: {defined}", "evaluate", "student")
         if self.budget is not None:
             for name, teacher in self.teachers.items():
                 if teacher.kind == "openai" and teacher.price is None:
-                    raise _fault(
+                    raise fault(
                         "has no price, so budget.usd cannot be kept; add price: {input: ..., output: ...} in dollars "
                         "per million tokens",
                         "teachers",
@@ -345,11 +217,11 @@ class JobRecipe(Recipe):
         """Refuse a student of which there is nothing to cut it from."""
         place = ("students", student, "init", "teacher")
         if teacher not in self.teachers:
-            raise _fault(f"'{teacher}' is no teacher of this recipe; defined: {', '.join(self.teachers)}", *place)
+            raise fault(f"'{teacher}' is no teacher of this recipe; defined: {', '.join(self.teachers)}", *place)
         kind = self.teachers[teacher].kind
         if kind not in ("embedded", "transformers"):
             found = f"'{teacher}' is of kind '{kind}', whose weights are not in this process"
-            raise _fault(f"{found}; name one of kind embedded or transformers, or use init: {{kind: dense}}", *place)
+            raise fault(f"{found}; name one of kind embedded or transformers, or use init: {{kind: dense}}", *place)
 
     def _keys_serve(self) -> None:
         """Refuse keys where they cannot tell anything, or nothing new."""
@@ -357,13 +229,13 @@ class JobRecipe(Recipe):
             return
         if not 2 <= len(self.labels) <= len(_KEYS):
             found = f"the task has {len(self.labels) or 'no'} labels"
-            raise _fault(f"{found}, and keys stand for 2 to {len(_KEYS)} labels; remove it", "label", "keys")
+            raise fault(f"{found}, and keys stand for 2 to {len(_KEYS)} labels; remove it", "label", "keys")
         if self.label.logprobs < len(self.labels):
             found = f"logprobs = {self.label.logprobs} leaves out labels"
-            raise _fault(f"{found}; set label.logprobs = {len(self.labels)} or more", "label", "keys")
+            raise fault(f"{found}; set label.logprobs = {len(self.labels)} or more", "label", "keys")
         kind = self.teachers[self.teacher_of("label")].kind
         if kind != "openai":
-            raise _fault(f"a teacher of kind '{kind}' does without; remove it", "label", "keys")
+            raise fault(f"a teacher of kind '{kind}' does without; remove it", "label", "keys")
 
     def teacher_of(self, stage: Literal["generate", "label"]) -> str:
         """Name of the teacher that a stage asks."""

@@ -49,11 +49,19 @@ class Spend:
             BudgetReached: it could take the run over its cap.
         """
         if self.cap is not None and self.usd + self.reserved + usd > self.cap:
-            raise BudgetReached(
-                f"budget: ${self.usd:.4f} spent and ${self.reserved:.4f} in flight of ${self.cap:g}, and the next "
-                f"request may cost ${usd:.4f}; raise budget.usd and run again: nothing is asked twice"
-            )
+            raise self.reached(f"${usd:.4f}")
         self.reserved += usd
+
+    def reached(self, next_request: str = "more than is left") -> BudgetReached:
+        """The refusal to spend more.
+
+        Args:
+            next_request: what it may cost.
+        """
+        return BudgetReached(
+            f"budget: ${self.usd:.4f} spent and ${self.reserved:.4f} in flight of ${self.cap or 0:g}, and the next "
+            f"request may cost {next_request}; raise budget.usd and run again: nothing is asked twice"
+        )
 
     def take(self) -> Spend:
         """What was counted since the last call; the cap is lowered by what was paid."""

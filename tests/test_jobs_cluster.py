@@ -110,7 +110,8 @@ def test_all_workers_together_keep_the_cap_and_a_higher_one_goes_on(tmp_path, cl
             tmp_path / "job", endpoint, TEXTS[:200], lead=dollar, budget={"usd": 50.5}, label={"max_tokens": 2}
         )
         with pytest.raises(
-            BudgetReached, match=r"budget: \$50.0000 spent of \$50.5, and the next request may cost more"
+            BudgetReached,
+            match=r"budget: \$50.0000 spent and \$0.0000 in flight of \$50.5, and the next request may cost more",
         ):
             label(path, "root", RayExecutor(cluster.address, workers=2))
         assert len(endpoint.requests) == 50

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from understudy.data.errors import BadInput
-from understudy.pipeline.recipe import Classify, Extract, load_recipe
+from understudy.pipeline.recipe import load_recipe
+from understudy.pipeline.tasks import Classify, Extract
 
 BASE = """\
 name: triage

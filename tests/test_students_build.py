@@ -24,6 +24,23 @@ def test_a_size_buys_the_widest_shape_within_it(size):
     assert shape.head % 32 == 0
 
 
+def test_depth_and_neurons_may_be_asked_for():
+    shape = shape_for(3_900_000, 3086, layers=4, times=6)
+
+    assert (shape.layers, shape.intermediate, shape.hidden) == (4, 6 * 192, 192)
+    assert shape.parameters(3086) <= 3_900_000
+
+
+def test_layers_that_do_not_fit_are_refused():
+    with pytest.raises(BadInput) as refused:
+        shape_for(500_000, 4096, layers=40)
+
+    assert str(refused.value) == (
+        "init.parameters = 500,000 cannot hold a vocabulary of 4,096 tokens and 40 layers; "
+        "raise init.parameters, or lower init.vocabulary"
+    )
+
+
 def test_the_count_of_a_shape_is_the_count_of_its_model():
     tokenizer = train_tokenizer(TEXTS, 512, ("a", "b"), fold_case=True)
     model = build_dense(Dense(parameters="0.5M"), tokenizer, ("a", "b"), 0)
