@@ -22,7 +22,10 @@ _MESSAGES = (
     "The app closes itself every time I open the basket.",
     "you people are great, thank you so much",
 )
-_TIMED = 256
+_TIMED = 128
+"""Messages of one timing."""
+_ROUNDS = 3
+"""Timings of each model, in turn; the best of them counts, for what else runs on the machine only slows."""
 
 
 def tell(run: Run) -> None:
@@ -36,9 +39,12 @@ def tell(run: Run) -> None:
     teacher = labeler.teacher.teacher if hasattr(labeler.teacher, "teacher") else labeler.teacher
     student = TransformersTeacher(folder, batch=64)
     labels = list(run.recipe.labels)
-    asked = [student_prompt(row.id, row.input, labels) for row in rows]
-    fast = _per_second(student, asked, labeler.sampling)
-    slow = _per_second(teacher, [labeler.prompt(row, 0) for row in rows], labeler.sampling)
+    sides = (
+        (student, [student_prompt(row.id, row.input, labels) for row in rows]),
+        (teacher, [labeler.prompt(row, 0) for row in rows]),
+    )
+    rounds = [[_per_second(model, prompts, labeler.sampling) for model, prompts in sides] for _ in range(_ROUNDS)]
+    fast, slow = map(max, zip(*rounds, strict=True))
     models = make_report(run, _manifests(run))["models"]
     smaller = models["teacher"]["parameters"] / models[name]["parameters"]
     say("")
@@ -61,7 +67,7 @@ def _per_second(model: Any, prompts: Sequence[Prompt], sampling: Sampling) -> fl
     import torch
 
     async def ask() -> float:
-        await asyncio.gather(*(model.answer(prompt, sampling) for prompt in prompts[:64]))
+        await asyncio.gather(*(model.answer(prompt, sampling) for prompt in prompts[:64]))  # loads it, and warms up
         started = time.perf_counter()
         await asyncio.gather(*(model.answer(prompt, sampling) for prompt in prompts))
         taken = time.perf_counter() - started
