@@ -233,9 +233,13 @@ class JobRecipe(Recipe):
         if self.label.logprobs < len(self.labels):
             found = f"logprobs = {self.label.logprobs} leaves out labels"
             raise fault(f"{found}; set label.logprobs = {len(self.labels)} or more", "label", "keys")
-        kind = self.teachers[self.teacher_of("label")].kind
-        if kind != "openai":
-            raise fault(f"a teacher of kind '{kind}' does without; remove it", "label", "keys")
+        teacher = self.teachers[self.teacher_of("label")]
+        if teacher.kind != "openai":
+            raise fault(f"a teacher of kind '{teacher.kind}' does without; remove it", "label", "keys")
+        if teacher.choices:
+            raise fault(
+                "letters are answered, and the teacher's `choices` allow labels only; remove one", "label", "keys"
+            )
 
     def teacher_of(self, stage: Literal["generate", "label"]) -> str:
         """Name of the teacher that a stage asks."""

@@ -9,12 +9,11 @@ dropped, learnt once and noted.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
 import re
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from http.client import responses
@@ -26,9 +25,9 @@ from pydantic import Field, field_validator
 from ..data.config import plain
 from ..data.errors import BadInput, TeacherUnreachable
 from ..data.fingerprint import canonical
-from ..data.rows import Answer, Failed, Prompt, message_dicts
+from ..data.rows import Answer, Failed, Prompt
 from ..data.teacher import Sampling
-from . import reply
+from . import reply, request
 from .kind import TeacherRecipe
 from .limits import EvenPace, Pace, Slots
 
@@ -38,10 +37,6 @@ if TYPE_CHECKING:
 _LONGEST_BACKOFF = 8.0
 _LONGEST_CONNECT = 20.0
 
-_OURS = {"model", "messages", "temperature", "max_tokens", "max_completion_tokens", "top_p", "seed", "n", "stream"}
-_OURS |= {"logprobs", "top_logprobs", "response_format"}
-_PARAMETER = re.compile(r"\b(temperature|(?:top_)?logprobs|seed|response_format|json_schema|top_p|max_tokens)\b", re.I)
-_SENT_AS = {"top_logprobs": "logprobs", "json_schema": "response_format"}
 _ABOUT_THE_PROMPT = re.compile(r"context (length|window)|prompt|too long|too many tokens|flagged|moderation", re.I)
 
 
@@ -74,13 +69,16 @@ class OpenAIRecipe(TeacherRecipe):
     tries: int = Field(6, gt=0, le=100)
     """Requests made for one prompt before it is a failed row."""
 
+    choices: bool = False
+    """Closed labels: have the server write nothing else, by vLLM's `structured_outputs`; noted where it cannot."""
+
     reasoning: Literal["drop", "keep"] = "drop"
     """What becomes of a `<think>` block before the answer."""
 
     @field_validator("extra_body")
     @classmethod
     def _does_not_contradict(cls, extra: dict[str, Any]) -> dict[str, Any]:
-        if taken := sorted(extra.keys() & _OURS):
+        if taken := sorted(extra.keys() & request.OURS):
             raise ValueError(f"'{taken[0]}' is set from the recipe's own fields; remove it from `extra_body`")
         canonical(plain(extra))
         return {str(key): plain(value) for key, value in extra.items()}
@@ -167,21 +165,23 @@ class OpenAITeacher:
         named = {"kind": "openai", "model": self._recipe.model, "revision": self._recipe.revision}
         if self._recipe.extra_body:
             named["extra_body"] = canonical(self._recipe.extra_body)
+        if self._recipe.choices:
+            named["choices"] = "only"
         if self._recipe.reasoning == "keep":
             named["reasoning"] = "keep"
         return named
 
     async def answer(self, prompt: Prompt, sampling: Sampling) -> Answer | Failed:
         refused: dict[str, str] = {}
-        while True:  # ends: each further round takes one of six parameters out of the body
-            body = self._body(prompt, sampling, self._refused | refused.keys())
+        while True:  # ends: each further round takes a field out of the body
+            body = request.body(self._recipe, prompt, sampling, self._refused | refused.keys())
             outcome = await self._ask(
                 "/chat/completions", body, self._recipe.tries, partial(self.charge_again, prompt, sampling)
             )
             if not isinstance(outcome, _Fault):
                 self._learn(refused)
                 return self._read(prompt, sampling, outcome)
-            parameter = _parameter(outcome.refusal, body)
+            parameter = request.refused_field(outcome.refusal, body)
             if parameter is None:
                 return Failed(prompt.id, outcome.kind, outcome.message, outcome.billed)
             refused[parameter] = outcome.message
@@ -203,26 +203,6 @@ class OpenAITeacher:
         if self._loop is not None:
             self._loop = None
             await self._keeper.aclose()
-
-    def _body(self, prompt: Prompt, sampling: Sampling, without: Collection[str]) -> dict[str, Any]:
-        limit = "max_completion_tokens" if "max_tokens" in without else "max_tokens"
-        body: dict[str, Any] = {
-            "model": self._recipe.model,
-            "messages": message_dicts(prompt.messages),
-            "temperature": sampling.temperature,
-            limit: sampling.max_tokens,
-        }
-        if sampling.top_p != 1:
-            body["top_p"] = sampling.top_p
-        if sampling.temperature > 0:
-            body["seed"] = prompt.sample
-        if sampling.logprobs > 0 and "logprobs" not in without:
-            body |= {"logprobs": True, "top_logprobs": sampling.logprobs}
-        if prompt.schema:
-            schema = {"name": "answer", "strict": True, "schema": json.loads(prompt.schema)}
-            body["response_format"] = {"type": "json_schema", "json_schema": schema}
-        body |= self._recipe.extra_body
-        return {key: value for key, value in body.items() if key not in without}
 
     def _learn(self, refused: Mapping[str, str]) -> None:
         """Remember what had to go, now that the rest passed: a refusal may just quote the prompt."""
@@ -387,9 +367,3 @@ class OpenAITeacher:
             cookie_jar=aiohttp.DummyCookieJar(),  # a sticky cookie would hold us to one replica
         ) as session:
             yield session
-
-
-def _parameter(refusal: str, body: Mapping[str, Any]) -> str | None:
-    """The first parameter of the body that a refusal names."""
-    named = (match[0].lower() for match in _PARAMETER.finditer(refusal))
-    return next((name for word in named if (name := _SENT_AS.get(word, word)) in body), None)

@@ -292,6 +292,10 @@ REFUSED = {
         OPENAI + "label: {keys: true}\n",
         "recipe.yaml:11: label.keys: logprobs = 0 leaves out labels; set label.logprobs = 3 or more",
     ),
+    "keys for a teacher that may say labels only": (
+        OPENAI + "    choices: true\nlabel: {keys: true, logprobs: 5}\n",
+        "recipe.yaml:12: label.keys: letters are answered, and the teacher's `choices` allow labels only; remove one",
+    ),
     "keys for a teacher that scores labels": (
         BASE + "label: {keys: true, logprobs: 5}\n",
         "recipe.yaml:11: label.keys: a teacher of kind 'table' does without; remove it",

@@ -617,6 +617,27 @@ def test_extra_fields_are_sent_and_make_another_teacher_of_it():
     assert plain.identity != extra.identity
 
 
+def test_a_server_that_can_is_made_to_choose_among_the_labels():
+    with Endpoint(says("refund")) as endpoint:
+        plain, choosing = teacher(endpoint), teacher(endpoint, choices=True)
+        ask(choosing, prompt(choices=("refund", "delivery")))
+        ask(choosing, prompt(text="write freely"))
+        ask(plain, prompt(choices=("refund", "delivery")))
+
+    allowed = [body.get("structured_outputs") for body in endpoint.bodies]
+    assert allowed == [{"choice": ["refund", "delivery"]}, None, None]
+    assert plain.identity != choosing.identity
+
+
+def test_a_server_that_cannot_choose_is_asked_without_and_noted():
+    words = "Unrecognized request argument supplied: structured_outputs"
+    with Endpoint(then=rejects("structured_outputs", words)) as endpoint:
+        model = teacher(endpoint, choices=True)
+        assert ask(model, prompt(choices=("ok", "not ok"))).text == "ok"
+
+    assert model.notes == [f"teacher lead: the server refused `structured_outputs` ({words}); it is now left out"]
+
+
 def test_an_extra_field_that_the_recipe_sets_itself_is_refused():
     with pytest.raises(ValidationError, match="'temperature' is set from the recipe's own fields; remove it"):
         OpenAIRecipe(kind="openai", model="m", extra_body={"temperature": 0})
