@@ -150,6 +150,60 @@ def test_a_plan_without_a_pilot_asks_nobody_and_one_with_it_gives_an_interval(jo
     assert "label: about 30 requests, 210 tokens in and 60 out, about $0.33 (0.33 to 0.33), about 0." in done.stderr
 
 
+@pytest.fixture
+def writing_job(job: Path) -> Path:
+    """A job whose inputs a teacher writes from seeds."""
+    change(job, "  unlabeled: pool.jsonl\n", "  seeds: seeds.jsonl\n")
+    change(job, "teachers:", "generate: {rows: 40, examples: 1}\nteachers:")
+    rows(job / "seeds.jsonl", *({"input": text, "output": LABELS[n % 3]} for n, text in enumerate(TEXTS[:60])))
+    return job
+
+
+def writes_and_labels(body: dict) -> Reply:
+    if body["messages"][-1]["content"].startswith("Input: "):
+        return labels(body)
+    return says(f"where is parcel {sum(json.dumps(body).encode())} of mine")
+
+
+def asked_for(body: dict) -> str:
+    """The prompt and its draw."""
+    return json.dumps([body["messages"], body.get("seed")])
+
+
+def test_a_preview_of_written_inputs_shows_each_written_and_then_labelled(writing_job):
+    with Endpoint(then=writes_and_labels) as endpoint:
+        ask_endpoint(writing_job, endpoint.base_url)
+        done = understudy("preview", "recipe.yaml", "-n", "2", cwd=writing_job)
+        assert done.returncode == 0, done.stderr
+        seen = [asked_for(body) for body in endpoint.bodies]
+        assert understudy("generate", "recipe.yaml", cwd=writing_job).returncode == 0
+
+    assert [line for line in done.stderr.splitlines() if line.startswith("---")] == ["--- generate", "--- label"] * 2
+    assert done.stderr.count("[answer] where is parcel") == 2
+    again = {asked_for(body) for body in endpoint.bodies[len(seen) :]}
+    assert not again.intersection(seen), "what the preview asked was asked again"
+
+
+def test_a_plan_of_written_inputs_counts_both_stages_and_its_pilot_is_not_paid_for_again(writing_job):
+    with Endpoint(then=writes_and_labels) as endpoint:
+        ask_endpoint(writing_job, endpoint.base_url, price="{input: 1000, output: 2000}")
+        guessed = understudy("plan", "recipe.yaml", cwd=writing_job)
+        assert guessed.returncode == 0, guessed.stderr
+        assert endpoint.requests == []
+        done = understudy("plan", "recipe.yaml", "--pilot", "10", cwd=writing_job)
+        asked_before = len(endpoint.requests)
+        assert understudy("label", "recipe.yaml", cwd=writing_job).returncode == 0
+
+    assert "generate: about 44 requests" in guessed.stderr, "a tenth more, for what will be rejected"
+    assert "label: about 40 requests" in guessed.stderr
+    assert asked_before == 20
+    for stage in ("generate", "label"):
+        line = next(line for line in done.stderr.splitlines() if line.strip().startswith(f"{stage}: about"))
+        assert re.search(r"\$\d+\.\d\d \(\d+\.\d\d to \d+\.\d\d\)", line), "dollars with an interval"
+    sent = Counter(map(asked_for, endpoint.bodies))
+    assert max(sent.values()) == 1, "something was asked twice"
+
+
 # --- secrets
 
 
