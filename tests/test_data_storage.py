@@ -310,3 +310,17 @@ def test_a_segment_is_held_by_an_advisory_lock_that_dies_with_its_writer(tmp_pat
     with open(tmp_path / "a", "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     assert storage.set_aside("a", 6, 10, "torn/a") == 4
+
+
+def test_a_folder_that_another_process_makes_meanwhile_is_used(tmp_path, monkeypatch):
+    folder, is_dir, made = tmp_path / "run", Path.is_dir, []
+
+    def made_right_after_the_look(path: Path) -> bool:
+        if path == folder and not made:
+            made.append(path.mkdir())
+            return False
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", made_right_after_the_look)
+
+    assert LocalStorage(tmp_path).create("run/lock.json", b"mine")
