@@ -392,7 +392,7 @@ _WRITER = (
     "    ledger = Ledger(LocalStorage(Path(sys.argv[1])))\n"
     "    async def one(n):\n"
     "        await ledger.append(Record(f'{n:032x}', 0, {'answer': {'text': 'x' * (n * 7919 % 5000)}}))\n"
-    "        print(n, flush=True)\n"
+    "        print(f'{n}\\n', end='', flush=True)\n"
     "    for block in range(first, first + int(sys.argv[3]), 40):\n"
     "        await asyncio.gather(*(one(n) for n in range(block, block + 40)))\n"
     "asyncio.run(go())\n"
@@ -404,12 +404,19 @@ def writer(root: Path, first: int, count: int) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
 
 
+def killed(process: subprocess.Popen, after: int) -> list[int]:
+    """What a writer acknowledged: ``after`` numbers, and those that it still said while the kill was on its way."""
+    said = [process.stdout.readline() for _ in range(after)]
+    process.send_signal(signal.SIGKILL)
+    with process:
+        said += process.stdout.readlines()  # communicate would leave out what readline has in hand
+    return [int(line) for line in said if line.endswith("\n")]
+
+
 @pytest.mark.parametrize("acknowledged", [1, 41, 130, 333])
 def test_whatever_a_killed_writer_acknowledged_is_found(tmp_path, acknowledged):
     process = writer(tmp_path, 0, 100_000)
-    said = [int(process.stdout.readline()) for _ in range(acknowledged)]
-    process.send_signal(signal.SIGKILL)
-    said += [int(line) for line in process.communicate(timeout=30)[0].splitlines()]
+    said = killed(process, acknowledged)
     assert process.returncode == -signal.SIGKILL
     ledger = opened(tmp_path)
     for number in said:
@@ -425,9 +432,7 @@ def test_of_many_writers_killed_at_any_moment_nothing_acknowledged_is_lost(tmp_p
     for turn in range(6):
         writers = [writer(tmp_path, 1_000_000 * (2 * turn + which), 100_000) for which in range(2)]
         for process in writers:
-            said += [int(process.stdout.readline()) for _ in range(rng.randrange(1, 200))]
-            process.send_signal(signal.SIGKILL)
-            said += [int(line) for line in process.communicate(timeout=30)[0].splitlines()]
+            said += killed(process, rng.randrange(1, 200))
     ledger = opened(tmp_path)
     assert [number for number in said if ledger.find(record(number).key) is None] == []
     assert len(set(said)) == len(said)
@@ -690,10 +695,7 @@ def test_an_index_made_anew_by_one_process_leaves_the_other_working(tmp_path):
 
 
 def test_what_a_killed_writer_left_beside_a_lost_index_does_not_come_back(tmp_path):
-    process = writer(tmp_path, 0, 100_000)
-    said = [int(process.stdout.readline()) for _ in range(100)]
-    process.send_signal(signal.SIGKILL)
-    said += [int(line) for line in process.communicate(timeout=30)[0].splitlines()]
+    said = killed(writer(tmp_path, 0, 100_000), 100)
     indexes(tmp_path)[0].unlink()
     assert list((tmp_path / "ledger").glob("index-*-wal"))
     ledger = opened(tmp_path)
