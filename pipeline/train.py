@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from ..data.artifact import Artifact
 from ..data.errors import BadInput
@@ -16,25 +17,19 @@ from .context import Run
 from .examples import read_examples
 from .outcome import Outcome
 
+if TYPE_CHECKING:
+    from ..students.cut import Larger
+
 VERSION = 1
 
 
 def train(run: Run, artifact: Artifact, curated: Artifact, name: str) -> Outcome:
     """Train every seed into ``seed-<n>``; a finished seed is not trained again."""
-    from ..students.cut import Larger
     from ..students.trainer import TrainingRows, train_student
 
     run.rest()  # an engine of the teacher's would keep the memory that training needs
     student = run.recipe.students[name]
-    init = student.init
-
-    def larger() -> Larger:
-        assert isinstance(init, Layers)
-        return Larger(*run.weights(init.teacher), f"teacher {init.teacher}", asked)
-
-    def asked(text: str) -> list[dict[str, Any]]:
-        return message_dicts(run.label_template.render(label_values(run.recipe, text)))
-
+    larger = partial(_larger, run, student.init.teacher) if isinstance(student.init, Layers) else None
     rows = TrainingRows(
         train=lambda: read_examples(curated, "train"),
         validation=lambda: read_examples(curated, "validation"),
@@ -54,7 +49,7 @@ def train(run: Run, artifact: Artifact, curated: Artifact, name: str) -> Outcome
                 tracker.expect(steps)
                 tracker.advance(lambda: detail, to=step)
 
-            result = train_student(student, rows, folder, seed, show, larger if isinstance(init, Layers) else None)
+            result = train_student(student, rows, folder, seed, show, larger)
         run.reporter.say(
             f"  seed {seed}: validation {result['validation_agreement']:.1f}, {result['parameters']:,} parameters, "
             f"{result['seconds']:.0f} s"
@@ -65,6 +60,16 @@ def train(run: Run, artifact: Artifact, curated: Artifact, name: str) -> Outcome
         shutil.rmtree(folder)
     chosen = max(trained, key=lambda result: (result["validation_agreement"], -(result["validation_loss"] or 0.0)))
     return Outcome(summary={"seeds": trained, "chosen": chosen["seed"]})
+
+
+def _larger(run: Run, teacher: str) -> Larger:
+    """The model of a teacher that a student is cut from, asked as the label stage asks."""
+    from ..students.cut import Larger
+
+    def asked(text: str) -> list[dict[str, Any]]:
+        return message_dicts(run.label_template.render(label_values(run.recipe, text)))
+
+    return Larger(*run.weights(teacher), f"teacher {teacher}", asked)
 
 
 def _soft(rows: Iterator[Example]) -> Iterator[bool]:

@@ -116,8 +116,9 @@ def cut_tokenizer(
 
     kept = {token for token, name in names.items() if len(name) == 1 or name in (PAD, END, SYSTEM, USER, ASSISTANT)}
     for token, _ in used.most_common():
-        if len(kept | ancestry(token)) <= vocabulary:
-            kept |= ancestry(token)
+        new = ancestry(token) - kept
+        if len(kept) + len(new) <= vocabulary:
+            kept |= new
     entries = {names[token]: number for number, token in enumerate(sorted(kept))}
     learned["model"]["vocab"] = entries
     learned["model"]["merges"] = [

@@ -100,6 +100,7 @@ def train_student(
         cache=work / "train.arrow",
         states=whole.states if whole and rows.only_labels else None,
     )
+    del whole  # training needs the memory
     if len(train_rows) == 0:
         raise NotEnoughData(
             f"train: no row fits into max_length = {student.train.max_length} tokens; raise train.max_length"

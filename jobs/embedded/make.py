@@ -14,14 +14,19 @@ import json
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...data.fingerprint import row_id
 from ...data.rows import Example
 from ...pipeline.prompts import Template
 from .grammar import Composed, Grammar
+
+if TYPE_CHECKING:
+    from ...students.config import StudentRecipe
+    from ...students.cut import Larger
 
 JOB = Path(__file__).parent.parent / "support-triage"
 
@@ -105,6 +110,37 @@ def keep(folder: Path, before: Path | None) -> None:
     save_file(shipped, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def recipe(chosen: argparse.Namespace) -> tuple[StudentRecipe, Callable[[], Larger] | None]:
+    """What is trained, and the model that it goes on from."""
+    from ...students.config import Dense, Layers, StudentRecipe, Train
+    from ...students.cut import Larger
+    from ...teachers.transformers import TransformersTeacher
+
+    init: Dense | Layers = Dense(
+        parameters=chosen.parameters,
+        layers=chosen.layers,
+        intermediate=chosen.intermediate,
+        vocabulary=chosen.vocabulary,
+    )
+    larger = None
+    if chosen.go_on:
+        larger = Larger(*TransformersTeacher(chosen.go_on).weights(), str(chosen.go_on), as_user)
+        depth = larger.model.config.num_hidden_layers
+        init = Layers(kind="layers", teacher="", parameters="100M", layers=depth, vocabulary=65536)
+        larger.tokenizer.save_pretrained(chosen.out / "work/tokenizer")  # all of it, also what the rows do not use
+    student = StudentRecipe(
+        init=init,
+        train=Train(
+            epochs=chosen.epochs,
+            batch=chosen.batch,
+            learning_rate=chosen.learning_rate,
+            dropout=chosen.dropout,
+            max_length=192,
+        ),
+    )
+    return student, (lambda: larger) if larger else None
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--out", type=Path, required=True, help="folder for the model")
@@ -130,34 +166,10 @@ def main() -> None:
         return
     import torch
 
-    from ...students.config import Dense, Layers, StudentRecipe, Train
-    from ...students.cut import Larger
     from ...students.trainer import TrainingRows, train_student
-    from ...teachers.transformers import TransformersTeacher
 
     torch.set_num_threads(chosen.threads)
-    larger = None
-    init: Dense | Layers = Dense(
-        parameters=chosen.parameters,
-        layers=chosen.layers,
-        intermediate=chosen.intermediate,
-        vocabulary=chosen.vocabulary,
-    )
-    if chosen.go_on:
-        larger = Larger(*TransformersTeacher(chosen.go_on).weights(), str(chosen.go_on), as_user)
-        depth = larger.model.config.num_hidden_layers
-        init = Layers(kind="layers", teacher="", parameters="100M", layers=depth, vocabulary=65536)
-        larger.tokenizer.save_pretrained(chosen.out / "work/tokenizer")  # all of it, also what the rows do not use
-    student = StudentRecipe(
-        init=init,
-        train=Train(
-            epochs=chosen.epochs,
-            batch=chosen.batch,
-            learning_rate=chosen.learning_rate,
-            dropout=chosen.dropout,
-            max_length=192,
-        ),
-    )
+    student, larger = recipe(chosen)
     rows = TrainingRows(
         train=lambda: lessons(grammar, chosen.read, chosen.written, 0),
         validation=lambda: lessons(grammar, 40, 0, 1, held_out=True),
@@ -172,7 +184,7 @@ def main() -> None:
             last[0] = time.monotonic()
             print(f"{step}/{steps} {time.monotonic() - started:.0f} s {detail}", file=sys.stderr, flush=True)
 
-    result = train_student(student, rows, chosen.out, chosen.seed, show, (lambda: larger) if larger else None)
+    result = train_student(student, rows, chosen.out, chosen.seed, show, larger)
     keep(chosen.out, chosen.go_on)
     print(json.dumps(result))
 
