@@ -7,11 +7,12 @@ A `Prompt` is asked, an `Answer` or a `Failed` comes back, an `Example` is what 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
 Side = Literal["train", "validation", "calibration", "test"]
+Origin = Literal["unlabeled", "generated", "gold", "seed"]
 
 SIDES: tuple[Side, ...] = ("train", "validation", "calibration", "test")
 
@@ -97,9 +98,11 @@ class Source:
     root: str
     """What it descends from (seed, document, group). A root and all that comes from it stay on one side."""
     side: Side
-    origin: Literal["unlabeled", "generated", "gold", "seed"]
+    origin: Origin
     output: str | None = None
     """The answer where one came with it: gold, a seed's, or the label a teacher was told to write for."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """The user's own columns by which scores are told apart; empty where none were asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,7 @@ class Example:
     output: str
     root: str
     side: Side
-    origin: str
+    origin: Origin
     probs: Mapping[str, float] | None = None
     """Teacher's probability of each label, where it gave more than one answer; sums to 1."""
     evidence: str = "hard"

@@ -23,12 +23,13 @@ from pydantic import Field
 from .config import Recipe
 from .errors import BadInput
 from .fingerprint import fingerprint, row_id
-from .rows import Side, Source
+from .rows import Origin, Side, Source
 from .sides import Split, side_of
 
 HUB = "hub://"
 _TEXT_COLUMNS = ("input", "text", "message", "question", "prompt")
 _OUTPUT_COLUMNS = ("output", "label", "answer")
+_SLICES = "evaluate.slices"
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
@@ -86,8 +87,13 @@ def inputs_fingerprint(files: Sequence[Path]) -> list[str]:
     return sorted(_file_digest(file) for file in files)
 
 
-def read_unlabeled(unlabeled: Unlabeled, folder: Path, split: Split, *, gold: bool) -> Iterator[Source]:
+def read_unlabeled(
+    unlabeled: Unlabeled, folder: Path, split: Split, *, gold: bool, columns: Sequence[str] = ()
+) -> Iterator[Source]:
     """The inputs to be labelled, in the order of their files, each with its root and side; empty ones are left out.
+
+    Args:
+        columns: what else to keep of each row.
 
     Raises:
         BadInput: a file cannot be read, a column is not there, or one id stands for two texts.
@@ -108,7 +114,8 @@ def read_unlabeled(unlabeled: Unlabeled, folder: Path, split: Split, *, gold: bo
                 )
         group = _column(row, unlabeled.group, place, "task.unlabeled.group") if unlabeled.group else ""
         root = row_id("group", group) if group else name
-        yield Source(name, text, root, side_of(root, split, gold=gold), "unlabeled")
+        marks = {column: _column(row, column, place, _SLICES) for column in columns}
+        yield Source(name, text, root, side_of(root, split, gold=gold), "unlabeled", columns=marks)
 
 
 def unlabeled_fingerprint(unlabeled: Unlabeled, folder: Path) -> str:
@@ -119,7 +126,9 @@ def unlabeled_fingerprint(unlabeled: Unlabeled, folder: Path) -> str:
     return fingerprint({**columns, "files": inputs_fingerprint(expand(unlabeled.path, folder, "task.unlabeled"))})
 
 
-def read_pairs(path: str, folder: Path, key: str, *, answered: bool, side: Side | None = None) -> list[Source]:
+def read_pairs(
+    path: str, folder: Path, key: str, *, answered: bool, side: Side | None = None, columns: Sequence[str] = ()
+) -> list[Source]:
     """Seeds or a gold test: rows with an input and, where ``answered``, an output. Small enough for memory.
 
     A text that comes again is a row of its own; a seed keeps the root of the first, a judged row stands alone.
@@ -128,6 +137,7 @@ def read_pairs(path: str, folder: Path, key: str, *, answered: bool, side: Side 
         key: where the path stands in the recipe, for messages.
         answered: every row must have an output.
         side: put on every row; by default decided later.
+        columns: what else to keep of each row.
 
     Raises:
         BadInput: a file cannot be read, a row lacks what it must have, or one id stands for two texts.
@@ -153,9 +163,9 @@ def read_pairs(path: str, folder: Path, key: str, *, answered: bool, side: Side 
                 )
             name = row_id(key, chosen or text, str(copies[root])) if copies[root] else root
             copies[root] += 1
-            rows.append(
-                Source(name, text, name if answered else root, side or "train", "gold" if answered else "seed", output)
-            )
+            origin: Origin = "gold" if answered else "seed"
+            marks = {column: _column(record, column, place, _SLICES) for column in columns}
+            rows.append(Source(name, text, name if answered else root, side or "train", origin, output, marks))
     if not rows:
         raise BadInput(f"{key}: {path}: holds no rows; expected one {{input, output}} object a line")
     return rows

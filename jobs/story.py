@@ -10,8 +10,8 @@ from typing import Any
 
 from ..data.rows import Prompt
 from ..data.teacher import Sampling
+from ..pipeline.contenders import student_prompt
 from ..pipeline.context import Run
-from ..pipeline.evaluate import student_prompt
 from ..pipeline.proof import make_report
 from ..pipeline.run import artifacts
 from ..pipeline.use import answers, student_folder

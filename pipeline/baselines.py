@@ -1,4 +1,4 @@
-"""What a student has to beat: the commonest label, and a linear classifier on counted n-grams.
+"""What a student has to beat: the commonest answer, the answers of the nearest rows, and a linear classifier.
 
 A weak baseline flatters the student, so the linear one is made as good as it gets: TF-IDF of words and word pairs
 beside 2 to 5 characters within words, one linear SVM per label, and C chosen by cross-validation. Weighed on banking77
@@ -14,7 +14,7 @@ out.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import log
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,12 @@ STRENGTHS = (0.0625, 0.25, 1.0, 4.0)
 
 TUNED_ON = 5_000
 """Rows that C is chosen on; more move it little and cost twelve fits each."""
+
+NEAREST = (1, 3, 7, 15)
+"""Numbers of neighbours that are tried."""
+
+_HELD_OUT = 1_000
+_AT_ONCE = 256
 
 PLAIN_TEMPERATURE = 0.3
 """Temperature where too few rows were held out to fit one; near what banking77 gives."""
@@ -66,9 +72,10 @@ class Linear:
         planes = _Planes.fit(features(texts), classes, len(known), strength, seed)
         return cls([str(label) for label in known], strength, temperature, features, planes)
 
-    def predict(self, texts: Sequence[str]) -> list[str]:
-        """The likeliest label of each text."""
-        return [self.labels[place] for place in self._distances(texts).argmax(axis=1)]
+    def answers(self, texts: Sequence[str]) -> Iterator[tuple[str, float]]:
+        """The likeliest label of each text, with its probability."""
+        for row in self.probabilities(texts):
+            yield self.labels[row.argmax()], float(row.max())
 
     def probabilities(self, texts: Sequence[str]) -> Floats:
         """Probability of each label, [texts, labels], in the order of `labels`."""
@@ -88,6 +95,71 @@ class Linear:
         if not texts:
             return np.zeros((0, len(self.labels)), np.float32)
         return self._planes.distances(self._features(texts))
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """Plain retrieval: the answer that the most similar training rows have, weighted by how similar they are."""
+
+    outputs: list[str]
+    nearest: int
+    """Rows that vote, as rows held out chose it."""
+    _features: _Features
+    _rows: csr_matrix
+    """[features, rows], each column of length 1."""
+
+    @classmethod
+    def fit(cls, texts: Sequence[str], outputs: Sequence[str], seed: int = 0) -> Neighbour:
+        """Remember texts with their answers; any number of rows but none at all."""
+        assert len(texts) == len(outputs) > 0
+        nearest = 1
+        if len(set(outputs)) < len(outputs) // 2 and len(texts) >= 2 * FOLDS:  # answers come again, so votes can add up
+            mixed = np.random.default_rng(seed).permutation(len(texts))
+            out, learn = mixed[: min(len(texts) // FOLDS, _HELD_OUT)], mixed[min(len(texts) // FOLDS, _HELD_OUT) :]
+            known = cls._of([texts[row] for row in learn], [outputs[row] for row in learn], 1)
+            asked, wanted = [texts[row] for row in out], [outputs[row] for row in out]
+            hits = {
+                count: sum(said == right for (said, _), right in zip(known._said(asked, count), wanted, strict=True))
+                for count in NEAREST
+            }
+            nearest = max(NEAREST, key=lambda count: (hits[count], -count))
+        return cls._of(texts, outputs, nearest)
+
+    @classmethod
+    def _of(cls, texts: Sequence[str], outputs: Sequence[str], nearest: int) -> Neighbour:
+        features = _Features(texts)
+        return cls(list(outputs), nearest, features, _unit(features(texts)).T.tocsr())
+
+    def answers(self, texts: Sequence[str]) -> Iterator[tuple[str, float]]:
+        """The answer of the nearest rows to each text, with its share of their votes."""
+        return self._said(texts, self.nearest)
+
+    @property
+    def bytes(self) -> int:
+        """The rows as numbers, their answers, and the n-grams."""
+        return int(self._rows.data.nbytes + self._rows.indices.nbytes) + self._features.bytes + _bytes(self.outputs)
+
+    def _said(self, texts: Sequence[str], nearest: int) -> Iterator[tuple[str, float]]:
+        count = min(nearest, len(self.outputs))
+        for start in range(0, len(texts), _AT_ONCE):
+            near = _unit(self._features(texts[start : start + _AT_ONCE])) @ self._rows
+            for row in near.toarray():
+                chosen = np.argpartition(-row, count - 1)[:count]
+                votes: dict[str, float] = {}
+                for place in sorted(chosen, key=lambda place: (-row[place], place)):
+                    votes[self.outputs[place]] = votes.get(self.outputs[place], 0.0) + float(row[place])
+                said = max(votes, key=votes.__getitem__)
+                yield said, votes[said] / total if (total := sum(votes.values())) else 0.0
+
+
+def _unit(rows: csr_matrix) -> csr_matrix:
+    from sklearn.preprocessing import normalize
+
+    return normalize(rows)
+
+
+def _bytes(texts: Iterable[str]) -> int:
+    return sum(len(text.encode()) for text in texts)
 
 
 class _Features:

@@ -25,6 +25,7 @@ from .executor import Executor, LocalExecutor
 from .progress import Reporter
 from .prompts import Template, load_template
 from .recipe import JobRecipe, LoadedRecipe
+from .scorers import check_references
 
 
 class Run:
@@ -127,6 +128,10 @@ class Run:
         return load_template("label", self.recipe.prompts.label, self.folder)
 
     @cached_property
+    def judge_template(self) -> Template:
+        return load_template("judge", self.recipe.prompts.judge, self.folder)
+
+    @cached_property
     def generate_template(self) -> Template:
         return load_template("generate", self.recipe.prompts.generate, self.folder)
 
@@ -151,8 +156,10 @@ class Run:
         tests: dict[str, list[Source]] = {}
         for name, path in self.recipe.task.test.items():
             key = f"task.test.{name}"
-            tests[name] = read_pairs(path, self.folder, key, answered=True, side="test")
+            columns = self.recipe.evaluate.slices
+            tests[name] = read_pairs(path, self.folder, key, answered=True, side="test", columns=columns)
             check_labels(tests[name], self.recipe.labels, f"{key}: {path}")
+            check_references(tests[name], self.recipe, f"{key}: {path}")
         return tests
 
     def rest(self) -> None:

@@ -10,11 +10,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from ..data.artifact import Artifact, ShardWriter
 from ..data.errors import UnderstudyError
 from ..data.rows import Example, Failed, Rejected, Side, Source
+
+Row = TypeVar("Row", Example, Source)
 
 CONFIGS = ("default", "logprobs", "provenance", "rejected", "failed")
 
@@ -123,7 +125,7 @@ def read_sources(artifact: Artifact) -> Iterator[Source]:
         yield Source(row["id"], row["prompt"], origin["root"], row["side"], origin["origin"], row["completion"])
 
 
-def sample_rows(rows: Iterable[Example], limit: int) -> list[Example]:
+def sample_rows(rows: Iterable[Row], limit: int) -> list[Row]:
     """The ``limit`` rows whose ids sort first: a sample that no order of arrival decides."""
     import heapq
 

@@ -33,7 +33,7 @@ def parse(answer: Answer, recipe: JobRecipe) -> str | Rejected:
     """The output in the task's form; `Rejected` with what was said where it has another form."""
     if recipe.labels:
         key = _unfenced(answer.text).strip(_DECORATION + "()")
-        label = recipe.keys.get(key) or _label(answer.text, tuple(recipe.labels))
+        label = recipe.keys.get(key) or read_label(answer.text, tuple(recipe.labels))
         return label or Rejected(answer.prompt_id, "not_a_label", answer.text[:200])
     if recipe.schema_text:
         return _object(answer, recipe.schema_text)
@@ -113,7 +113,8 @@ def _folded(labels: tuple[str, ...]) -> dict[str, str]:
     return {folded: label for label, folded in words.items() if folded and shared[folded] == 1}
 
 
-def _label(text: str, labels: tuple[str, ...]) -> str | None:
+def read_label(text: str, labels: tuple[str, ...]) -> str | None:
+    """The label that a text says, whatever stands around it; None where it says another thing."""
     said = _unfenced(text)
     if said in labels:
         return said

@@ -77,7 +77,7 @@ class Template:
         return tuple(Message(role, content) for role, content in turns if content)
 
 
-def load_template(name: Literal["label", "generate"], chosen: str | None, folder: Path) -> Template:
+def load_template(name: Literal["label", "generate", "judge"], chosen: str | None, folder: Path) -> Template:
     """The template that the recipe names under `prompts:`, else the packaged one."""
     if chosen is None:
         file = Path(__file__).parent / "templates" / f"{name}.j2"

@@ -1,14 +1,18 @@
-"""The report of a run, put together from the manifests of its stages; nothing is computed that is not in them."""
+"""The report of a run: what the manifests of its stages say, and what the table of answers is worth."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from ..data.artifact import Artifact
 from ..data.rows import SIDES
 from .context import Run
 from .report import first_line, write_report
+from .scoring import score_tests
+from .table import read_table
 
 EXIT_CODES = {"pass": 0, "fail": 4, "not_enough_data": 6}
 
@@ -18,20 +22,30 @@ _EMPTY_ROWS = {"requested": 0, "accepted": 0, "rejected": {}, "failed": {}, "pen
 def make_report(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The content of report.json."""
     judged = manifests["evaluate"]
-    summary = dict(judged["summary"])
-    spend = [manifest["spend"] for manifest in manifests.values()]
+    table = Artifact(run.storage, "evaluate", judged["fingerprint"])
+    tests, models = read_table(table, judged["summary"])
+    summary = score_tests(run.recipe, tests, models)
+    spend = {key: manifest["spend"] for key, manifest in manifests.items()}
     priced = any(teacher.price is not None for teacher in run.recipe.teachers.values())
+    usd = sum(part["usd"] for part in spend.values()) if priced else None
     return {
         "name": run.recipe.name,
         "created": judged["finished"],
         **summary,
+        "judge": judged["summary"]["judge"],
+        "payback_requests": _payback(usd, summary["models"], run.recipe.judged_student),
         "rows": {key: manifest["rows"] for key, manifest in manifests.items() if manifest["rows"] is not None},
         "spend": {
             **{
-                name: sum(part[name] for part in spend)
+                name: sum(part[name] for part in spend.values())
                 for name in ("requests", "from_ledger", "input_tokens", "output_tokens")
             },
-            "usd": sum(part["usd"] for part in spend) if priced else None,
+            "usd": usd,
+            "by_stage": {
+                key: {"requests": part["requests"], "usd": part["usd"] if priced else None}
+                for key, part in spend.items()
+                if part["requests"] or part["from_ledger"]
+            },
         },
         "seconds": {key: manifest["seconds"] for key, manifest in manifests.items()},
         "provenance": {
@@ -44,6 +58,14 @@ def make_report(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> dict[st
         },
         "notes": _notes(run, manifests),
     }
+
+
+def _payback(usd: float | None, models: Mapping[str, Any], student: str | None) -> float | None:
+    """Requests after which the student has earned back what its teacher was paid; None where that is not known."""
+    theirs, ours = (models[name]["usd_per_1000"] if name in models else None for name in ("teacher", student or ""))
+    if usd is None or theirs is None or ours is None or ours >= theirs:
+        return None
+    return float(math.ceil(1000 * usd / (theirs - ours)))
 
 
 def publish_report(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 TAKEN = ("ledger", "stages")
 """Folders of a root that are no job's."""
 
-_OTHER_MODELS = ("teacher", "majority", "linear")
+_OTHER_MODELS = ("teacher", "majority", "neighbour", "linear", "untrained")
 """Models of every report that are no student's."""
 
 
@@ -46,6 +46,9 @@ class Prompts(Recipe):
 
     generate: str | None = None
     """What the writing teacher reads."""
+
+    judge: str | None = None
+    """What a judging teacher reads."""
 
 
 class GenerateStage(Recipe):
@@ -112,6 +115,18 @@ class EvaluateStage(Recipe):
 
     student: str | None = None
     """Whose verdict it is; by default the first student."""
+
+    slices: list[str] = Field(default_factory=list)
+    """Columns of the test's file, or of `unlabeled`, by which scores are told apart too."""
+
+    second_opinions: int = Field(300, ge=0)
+    """Rows of a gold test that the teacher is asked twice, to see how often it agrees with itself."""
+
+    judge: str | None = None
+    """Who scores free text where task.scorer is judge, by its name under `teachers`."""
+
+    usd_per_hour: float | None = Field(None, gt=0)
+    """Dollars an hour of the machine that will run the student, to reckon what its answers cost."""
 
 
 class Budget(Recipe):
@@ -195,6 +210,7 @@ class JobRecipe(Recipe):
             if chosen.teacher is not None and chosen.teacher not in self.teachers:
                 raise fault(f"'{chosen.teacher}' is no teacher of this recipe; defined: {names}", stage, "teacher")
         self._keys_serve()
+        self._somebody_judges()
         for name, student in self.students.items():
             if isinstance(student.init, Layers):
                 self._can_be_cut(name, student.init.teacher)
@@ -222,6 +238,16 @@ class JobRecipe(Recipe):
         if kind not in ("embedded", "transformers"):
             found = f"'{teacher}' is of kind '{kind}', whose weights are not in this process"
             raise fault(f"{found}; name one of kind embedded or transformers, or use init: {{kind: dense}}", *place)
+
+    def _somebody_judges(self) -> None:
+        judge, wanted = self.evaluate.judge, self.metric == "judge"
+        names = ", ".join(self.teachers)
+        if wanted and judge is None:
+            raise fault(f"says no `judge`, and task.scorer is judge; choose one of {names}", "evaluate")
+        if judge is not None and not wanted:
+            raise fault("is not asked unless task.scorer is judge; remove it, or set the scorer", "evaluate", "judge")
+        if judge is not None and judge not in self.teachers:
+            raise fault(f"'{judge}' is no teacher of this recipe; defined: {names}", "evaluate", "judge")
 
     def _keys_serve(self) -> None:
         """Refuse keys where they cannot tell anything, or nothing new."""
@@ -254,6 +280,16 @@ class JobRecipe(Recipe):
     def labels(self) -> dict[str, str]:
         """Labels with their definitions; empty where the task is not closed."""
         return self.task.labels if isinstance(self.task, Classify) else {}
+
+    @property
+    def metric(self) -> str:
+        """What a score counts: `accuracy` for labels, else the task's scorer."""
+        return "accuracy" if isinstance(self.task, Classify) else self.task.scorer
+
+    @property
+    def graded(self) -> bool:
+        """Whether an answer may be partly right."""
+        return self.metric in ("field_f1", "rouge_l", "judge")
 
     @cached_property
     def keys(self) -> dict[str, str]:

@@ -50,7 +50,7 @@ class Stage:
 def stages(run: Run) -> list[Stage]:
     """The stages of a recipe, inputs before what needs them."""
     recipe = run.recipe
-    task = recipe.task.model_dump(by_alias=True, exclude={"seeds", "unlabeled", "test"})
+    task = recipe.task.model_dump(by_alias=True, exclude={"seeds", "unlabeled", "test", "scorer"})
     split = recipe.split.model_dump()
     gold: dict[str, Any] = {name: _files(run, path, f"task.test.{name}") for name, path in recipe.task.test.items()}
     found: list[Stage] = []
@@ -108,7 +108,13 @@ def stages(run: Run) -> list[Stage]:
             "template": run.label_template.fingerprint,
             "label": recipe.label.model_dump(exclude={"teacher"}),
             "task": task,
-            "evaluate": {"margin": recipe.evaluate.margin, "student": recipe.judged_student},
+            "evaluate": {
+                "student": recipe.judged_student,
+                "slices": recipe.evaluate.slices,
+                "second_opinions": recipe.evaluate.second_opinions,
+            },
+            "metric": recipe.metric,
+            "judge": _judge(run),
             "students": list(recipe.students),
         }
         found.append(Stage("evaluate", evaluate.VERSION, made_from, ("curate", *trained), _evaluate))
@@ -126,6 +132,11 @@ def _evaluate(run: Run, artifact: Artifact, given: Mapping[str, Artifact]) -> Ou
 
 def _identity(run: Run, stage: Any) -> dict[str, str]:
     return run.teacher_identity(run.recipe.teacher_of(stage))
+
+
+def _judge(run: Run) -> dict[str, Any] | None:
+    name = run.recipe.evaluate.judge
+    return None if name is None else {"teacher": run.teacher_identity(name), "template": run.judge_template.fingerprint}
 
 
 def _files(run: Run, path: str, key: str) -> list[str]:

@@ -88,6 +88,9 @@ class Extract(_Task):
     json_schema: dict[str, Any] = Field(alias="schema")
     """JSON Schema (draft 2020-12) of the answer."""
 
+    scorer: Literal["field_f1", "exact"] = "field_f1"
+    """How an answer is compared with the reference: by the fields that are right, or as a whole."""
+
     @field_validator("json_schema", mode="before")
     @classmethod
     def _a_schema(cls, value: Any) -> Any:
@@ -129,5 +132,6 @@ class Generate(_Task):
     """Free text."""
 
     kind: Literal["generate"]
-    scorer: Literal["exact"] = "exact"
-    """How an answer is compared with the reference: equal after folding case, punctuation and space."""
+    scorer: Literal["exact", "numeric", "rouge_l", "judge"] = "exact"
+    """How an answer is compared with the reference: equal after folding case, punctuation and space; by its last
+    number; by its longest common run of words; or by a teacher, `evaluate.judge`."""

@@ -20,7 +20,7 @@ from .outcome import Outcome
 if TYPE_CHECKING:
     from ..students.cut import Larger
 
-VERSION = 1
+VERSION = 2
 
 
 def train(run: Run, artifact: Artifact, curated: Artifact, name: str) -> Outcome:

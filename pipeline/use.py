@@ -11,8 +11,8 @@ from pathlib import Path
 from ..data.errors import BadInput
 from ..data.rows import Answer, Failed
 from ..data.teacher import Teacher
+from .contenders import student_prompt, student_sampling
 from .context import Run
-from .evaluate import student_prompt, student_sampling
 from .run import artifacts
 
 _AT_ONCE = 64

@@ -10,6 +10,9 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from ..data.config import Recipe
 
+UNTRAINED = "untrained"
+"""Folder of a student before it learns, beside those of its seeds."""
+
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMB])")
 
 

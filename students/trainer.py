@@ -29,7 +29,7 @@ from ..data.errors import NotEnoughData
 from ..data.rows import Example
 from .batches import IGNORED, Clock, Collator, LengthOrder, Noise, encode
 from .build import build_dense, vocabulary_for
-from .config import Dense, Layers, StudentRecipe, Train
+from .config import UNTRAINED, Dense, Layers, StudentRecipe, Train
 from .cut import MEASURED, Larger, cut_model, cut_tokenizer
 from .shortcut import last_states
 from .tokenizer import label_tokens, save_tokenizer, train_tokenizer
@@ -90,6 +90,7 @@ def train_student(
     set_seed(seed)
     whole = larger() if larger else None
     tokenizer, model = _first_weights(student.init, rows, seed, work / "tokenizer", whole)
+    _keep_untrained(model, tokenizer, folder.parent / UNTRAINED)
     soft = bool(rows.labels) and student.train.labels != "hard"
     train_rows = encode(
         rows.train,
@@ -321,6 +322,16 @@ def _first_weights(
     assert whole, "a student of kind layers is cut from a model"
     measured = [row.input for row in islice(rows.train(), MEASURED)]
     return tokenizer, cut_model(whole, tokenizer, init, rows.labels, measured)
+
+
+def _keep_untrained(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """The student before it learns, of the first seed: what training was worth is measured from there."""
+    if folder.exists():
+        return
+    unfinished = folder.with_suffix(".part")
+    model.save_pretrained(unfinished)
+    save_tokenizer(tokenizer, unfinished)
+    unfinished.rename(folder)
 
 
 def _arguments(train: Train, work: Path, seed: int, rows: int) -> SFTConfig:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from understudy.pipeline.baselines import Linear, majority
+from understudy.pipeline.baselines import Linear, Neighbour, majority
 
 SHARED = Path(__file__).parents[2] / "shared" / "datasets" / "banking77"
 
@@ -15,6 +15,10 @@ PHRASES = {
     "technical": ["the {} will not start", "{} crashes on launch", "error screen on my {}", "reset the {} password"],
 }
 THINGS = ["kettle", "phone", "lamp", "desk", "router", "jacket", "camera", "printer"]
+
+
+def said(model: Linear | Neighbour, texts: list[str]) -> list[str]:
+    return [output for output, _ in model.answers(texts)]
 
 
 def tickets(things: list[str]) -> tuple[list[str], list[str]]:
@@ -33,7 +37,7 @@ def test_a_linear_model_learns_what_n_grams_tell():
     texts, labels = tickets(THINGS[6:])
 
     assert model.labels == ["billing", "delivery", "technical"]
-    assert model.predict(texts) == labels
+    assert said(model, texts) == labels
 
 
 def test_probabilities_sum_to_one_and_agree_with_the_prediction():
@@ -44,7 +48,7 @@ def test_probabilities_sum_to_one_and_agree_with_the_prediction():
 
     assert probabilities.shape == (4, 3)
     assert np.allclose(probabilities.sum(axis=1), 1)
-    assert [model.labels[place] for place in probabilities.argmax(axis=1)] == model.predict(texts)
+    assert [model.labels[place] for place in probabilities.argmax(axis=1)] == said(model, texts)
 
 
 def test_probabilities_are_as_sure_as_the_rows_held_out_allow():
@@ -78,7 +82,7 @@ def test_parameters_and_bytes_count_weights_and_n_grams():
 def test_a_single_label_is_always_the_answer(rows: int):
     model = Linear.fit([f"text {row}" for row in range(rows)], ["only"] * rows)
 
-    assert model.predict(["text 1", "anything", ""]) == ["only"] * 3
+    assert said(model, ["text 1", "anything", ""]) == ["only"] * 3
     assert model.probabilities(["anything"]).tolist() == [[1.0]]
 
 
@@ -87,13 +91,13 @@ def test_labels_with_one_row_do_not_stop_the_fit():
 
     model = Linear.fit([*texts, "bonjour tout le monde", "guten tag"], [*labels, "french", "german"])
 
-    assert model.predict(["bonjour le monde", "refund my lamp"]) == ["french", "billing"]
+    assert said(model, ["bonjour le monde", "refund my lamp"]) == ["french", "billing"]
 
 
 def test_every_label_may_have_one_row():
     model = Linear.fit([f"word{row} and" for row in range(9)], [f"label{row}" for row in range(9)])
 
-    assert model.predict(["word4", "word7"]) == ["label4", "label7"]
+    assert said(model, ["word4", "word7"]) == ["label4", "label7"]
 
 
 @pytest.mark.parametrize(
@@ -102,15 +106,15 @@ def test_every_label_may_have_one_row():
 def test_texts_without_words_get_the_fit_that_is_left(texts: list[str]):
     model = Linear.fit(texts, ["x", "y", "x", "y", "x", "x", "x"])
 
-    assert set(model.predict([*texts, "never seen", ""])) <= {"x", "y"}
+    assert set(said(model, [*texts, "never seen", ""])) <= {"x", "y"}
     assert np.isfinite(model.probabilities(["never seen", ""])).all()
-    assert model.predict([""]) == ["x"]
+    assert said(model, [""]) == ["x"]
 
 
 def test_no_texts_get_no_answers():
     model = Linear.fit(["a", "b"], ["x", "y"])
 
-    assert model.predict([]) == []
+    assert said(model, []) == []
     assert model.probabilities([]).shape == (0, 2)
 
 
@@ -123,5 +127,5 @@ def test_the_linear_baseline_is_strong_on_2504_rows_of_banking77():
 
     model = Linear.fit(half["text"][::2], half["label"][::2])
 
-    right = [said == label for said, label in zip(model.predict(test["text"]), test["label"], strict=True)]
+    right = [output == label for output, label in zip(said(model, test["text"]), test["label"], strict=True)]
     assert sum(right) / len(right) >= 0.83

@@ -23,8 +23,9 @@ def score(value: float) -> dict[str, Any]:
 
 
 def model(kind: str, value: float, **facts: Any) -> dict[str, Any]:
-    empty = {"parameters": None, "bytes": None, "latency_ms": None, "usd_per_1000": None}
-    return {"kind": kind, "score": {"gold": score(value)}, **empty, **facts}
+    empty = {"parameters": None, "bytes": None, "latency_ms": None, "per_second": None, "usd_per_1000": None}
+    further = {"gold": {"macro_f1": {"value": value, "low": max(value - 2, 0.0), "high": value + 0.5}}}
+    return {"kind": kind, "score": {"gold": score(value)}, "further": further, **empty, **facts}
 
 
 def row(number: int, cell: str, **fields: Any) -> dict[str, Any]:
@@ -63,10 +64,58 @@ def report() -> dict[str, Any]:
             "linear": model("baseline", 87.9, parameters=2_414_720, bytes=9_999_263),
             "majority": model("baseline", 1.3),
         },
-        "difference": {"gold": {"value": -0.3, "low": -1.2, "high": 0.5, "method": "Tango"}},
-        "against_linear": {"gold": {"value": 3.9, "low": 3.1, "high": 4.8, "method": "Tango"}},
-        "retention": {"gold": 0.997},
+        "difference": {"gold": {"value": -0.3, "low": -1.2, "high": 0.5, "method": "Tango", "p": 0.61}},
+        "against": {"linear": {"gold": {"value": 3.9, "low": 3.1, "high": 4.8, "method": "Tango", "p": 0.0001}}},
+        "retention": {"gold": {"value": 99.7, "low": 98.7, "high": 100.5}},
+        "gap_closed": {"gold": {"value": 99.6, "low": 98.6, "high": 100.6}},
         "agreement": {"gold": {"value": 94.0, "low": 93.1, "high": 94.8}},
+        "ceiling": {"gold": {"value": 97.7, "low": 95.7, "high": 98.7, "rows": 300, "reached": 96.2}},
+        "good_enough": [],
+        "slices": [
+            {
+                "column": column,
+                "value": value,
+                "rows": rows,
+                "student": 90.0 + gap,
+                "teacher": 90.0,
+                "difference": {"value": gap, "low": gap - 2, "high": gap + 2, "method": "Tango"},
+                "p": p,
+                "p_holm": min(1.0, 3 * p),
+            }
+            for column, value, rows, gap, p in (
+                ("label", "billing", 943, -6.0, 0.002),
+                ("length", "over 12 words", 1000, -1.0, 0.2),
+                ("channel", "mail", 500, 1.5, 0.4),
+            )
+        ],
+        "calibration": {
+            "small": {
+                "error": 2.1,
+                "brier": 0.06,
+                "bins": [{"confidence": 50 + 5 * n, "right": 48 + 5.2 * n, "rows": 300} for n in range(10)],
+            }
+        },
+        "curve": {
+            "student": "small",
+            "test": "gold",
+            "points": [
+                {"rows": rows, "value": value, "low": value - 1, "high": value + 1}
+                for rows, value in ((625, 81.0), (1250, 86.5), (2500, 89.8), (5000, 91.8))
+            ],
+            "fit": {"floor": 6.0, "scale": 900.0, "rate": 0.65},
+            "next": {"rows": 5000, "gain": {"value": 0.9, "low": 0.4, "high": 1.6}, "usd": 0.31},
+        },
+        "capacity": {
+            "rows": 256,
+            "fitted": 100.0,
+            "validation": 93.0,
+            "ceiling": 97.7,
+            "decision": "too_little_data",
+            "reason": "it fits the 256 rows of the probe, and answers rows it has not seen less well",
+        },
+        "mistakes": {"copied": 150, "differ": 36, "new": 60},
+        "judge": None,
+        "payback_requests": 14_300,
         "rows": {
             "generate": {
                 "requested": 5600,
@@ -82,6 +131,7 @@ def report() -> dict[str, Any]:
             "input_tokens": 1_824_000,
             "output_tokens": 36_480,
             "usd": 0.3,
+            "by_stage": {"label": {"requests": 6120, "usd": 0.2}, "evaluate": {"requests": 3000, "usd": 0.1}},
         },
         "seconds": {"generate": 312.4, "evaluate": 9.5},
         "confusion": {
@@ -200,8 +250,9 @@ def test_what_strangers_wrote_stays_text(report: dict[str, Any]):
 
 
 def test_a_report_without_the_optional_pieces_is_a_page_too(report: dict[str, Any], tmp_path: Path):
-    report |= {"confusion": None, "errors": [], "rows": {}, "seconds": {}, "notes": [], "against_linear": {}}
-    report |= {"retention": {}, "agreement": {}}
+    report |= {"confusion": None, "errors": [], "rows": {}, "seconds": {}, "notes": [], "against": {}}
+    report |= {"retention": {}, "agreement": {}, "gap_closed": {}, "ceiling": {}, "slices": [], "calibration": {}}
+    report |= {"curve": None, "capacity": None, "mistakes": None, "payback_requests": None}
     report["spend"]["usd"] = None
     del report["cells"], report["models"]["small"]["seeds"]
     report["models"]["small"] |= {"parameters": None, "bytes": None, "latency_ms": None}
@@ -214,7 +265,8 @@ def test_a_report_without_the_optional_pieces_is_a_page_too(report: dict[str, An
 
 
 def test_a_run_without_students_is_reported_as_not_judged(report: dict[str, Any], tmp_path: Path):
-    report |= {"verdict": None, "difference": {}, "against_linear": {}, "retention": {}, "agreement": {}}
+    report |= {"verdict": None, "difference": {}, "against": {}, "retention": {}, "agreement": {}}
+    report |= {"gap_closed": {}, "ceiling": {}, "slices": [], "calibration": {}, "curve": None, "capacity": None}
     report |= {"confusion": None, "errors": []}
     del report["models"]["small"]
 
@@ -230,9 +282,12 @@ def test_a_test_without_rows_is_reported_without_scores(report: dict[str, Any]):
         facts["score"] = {}
     report |= {
         "difference": {},
-        "against_linear": {},
+        "against": {},
         "retention": {},
         "agreement": {},
+        "slices": [],
+        "calibration": {},
+        "curve": None,
         "confusion": None,
         "errors": [],
     }

@@ -104,7 +104,7 @@ def report(job):
 def test_the_student_passes_where_it_is_as_good_as_its_teacher(report):
     models = report["models"]
 
-    assert set(models) == {"teacher", "student", "majority", "linear"}
+    assert set(models) == {"teacher", "student", "untrained", "majority", "neighbour", "linear"}
     assert models["student"]["score"]["gold"]["value"] > 80
     assert models["majority"]["score"]["gold"]["value"] == pytest.approx(100 / 3, abs=0.1)
     assert report["verdict"]["decision"] == "pass"
@@ -116,8 +116,8 @@ def test_the_student_passes_where_it_is_as_good_as_its_teacher(report):
 def test_what_was_paid_and_what_became_of_every_row_is_in_the_report(report, job):
     _, endpoint = job
 
-    assert report["spend"]["requests"] == len(endpoint.requests) == 390 + 180
-    assert report["spend"]["usd"] == pytest.approx(570 * 11 / 1e6)
+    assert report["spend"]["requests"] == len(endpoint.requests) == 390 + 180 + 180, "gold rows are asked twice"
+    assert report["spend"]["usd"] == pytest.approx(750 * 11 / 1e6)
     for counts in report["rows"].values():
         gone = sum(counts["rejected"].values()) + sum(counts["failed"].values())
         assert counts["requested"] == counts["accepted"] + gone + counts["pending"]
@@ -143,11 +143,13 @@ def test_a_new_margin_is_judged_anew_without_asking_or_training(report, job, cap
     before = len(endpoint.requests)
     run = opened(folder, "evaluate.margin=1")
 
-    run_stages(run)
+    made = publish_report(run, run_stages(run))
     run.close()
 
     assert len(endpoint.requests) == before
-    assert "train:student: done before" in capsys.readouterr().err
+    assert "evaluate: done in" not in capsys.readouterr().err, "the table of answers was there"
+    assert made["margin"] == 1
+    assert made["difference"] == report["difference"]
 
 
 def test_the_lines_for_a_terminal_name_every_model_and_the_verdict(report):
@@ -254,10 +256,14 @@ def test_an_extract_task_runs_from_a_table_of_answers_to_a_judged_student(tmp_pa
     made = publish_report(run, run_stages(run))
     run.close()
 
-    assert made["models"]["teacher"]["score"]["gold"] == pytest.approx(
-        {"metric": "exact", "value": 100.0, "low": made["models"]["teacher"]["score"]["gold"]["low"], "high": 100.0}
-    )
-    assert set(made["models"]) == {"teacher", "student", "majority"}
+    assert made["models"]["teacher"]["score"]["gold"] == {
+        "metric": "field_f1",
+        "value": 100.0,
+        "low": 100.0,
+        "high": 100.0,
+    }
+    assert set(made["models"]) == {"teacher", "student", "untrained", "majority", "neighbour"}
+    assert made["models"]["student"]["further"]["gold"]["valid"]["value"] > 90
     assert made["models"]["student"]["score"]["gold"]["value"] > 50
     assert made["confusion"] is None
 

@@ -1,0 +1,215 @@
+"""A teacher as judge: where no rule can score free text, it says which of two answers is better.
+
+Every answer is held against the reference twice, once in each order, because judges prefer the first (or the second)
+whatever it says. An answer that wins in both orders is worth 1, one that loses in both 0, and anything else half: so
+the score of a model that is as good as the reference is 50. How often the order alone decided, and how often the longer
+answer won, is reported beside the scores.
+
+Source: Zheng et al. 2023, arXiv:2306.05685 (position and length bias, both orders).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+
+from ..data.artifact import Artifact, ShardWriter
+from ..data.duplicates import fold
+from ..data.errors import NotEnoughData
+from ..data.fingerprint import row_id
+from ..data.rows import Failed, Prompt, Rejected
+from ..data.teacher import Sampling
+from .context import Run
+from .executor import ask_all
+from .parse import read_label
+from .statistics import share
+from .table import TestRows
+
+Preferred = Literal["first", "second", "tie"]
+
+VERDICTS: Mapping[str, Preferred] = {"A": "first", "B": "second", "tie": "tie"}
+
+CONFIG = "judgements"
+
+_SAMPLING = Sampling(temperature=0.0, max_tokens=16)
+_DRAWS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two answers in the order in which the judge reads them."""
+
+    id: str
+    input: str
+    first: str
+    second: str
+
+
+class AskJudge:
+    """Which of two answers is better."""
+
+    def teacher(self, run: Run) -> str:
+        assert run.recipe.evaluate.judge, "the recipe names a judge where the scorer is one"
+        return run.recipe.evaluate.judge
+
+    async def __call__(self, run: Run, item: Pair) -> Preferred | Rejected | Failed:
+        fault: Rejected | None = None
+        for draw in range(_DRAWS):
+            # a repeated greedy draw would repeat its fault
+            sampling = _SAMPLING if draw == 0 else _SAMPLING.model_copy(update={"temperature": 0.7})
+            answer = await run.teacher(self.teacher(run)).answer(self.prompt(run, item, draw), sampling)
+            if isinstance(answer, Failed):
+                return answer
+            if said := read_label(answer.text, tuple(VERDICTS)):
+                return VERDICTS[said]
+            fault = fault or Rejected(item.id, "not_a_verdict", answer.text[:200])
+        assert fault is not None
+        return fault
+
+    def prompt(self, run: Run, item: Pair, draw: int) -> Prompt:
+        """What the judge reads."""
+        values = {
+            "instruction": run.recipe.task.instruction,
+            "input": item.input,
+            "first": item.first,
+            "second": item.second,
+        }
+        return Prompt(item.id, run.judge_template.render(values), choices=tuple(VERDICTS), sample=draw)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What judging leaves beside the scores."""
+
+    shards: dict[str, list[dict[str, Any]]]
+    summary: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Contest:
+    """One answer against the reference, in both orders."""
+
+    row: int
+    model: str
+    there: Pair
+    """The model's answer first."""
+    back: Pair
+
+
+def judge_tests(run: Run, artifact: Artifact, tests: Sequence[TestRows]) -> Judged:
+    """Score every model on every test; a row of which the judge says nothing that can be read is left out for all.
+
+    Raises:
+        NotEnoughData: nothing of a test could be judged.
+    """
+    notes = _Notes(artifact)
+    for test in tests:
+        models = [model for model in test.answers if "/seed-" not in model]  # a seed not kept is no candidate
+        contests = [contest for model in models for contest in _contests(test, model)]
+        pairs = [pair for contest in contests for pair in (contest.there, contest.back)]
+        said: dict[str, Preferred | Rejected | Failed] = {}
+
+        def keep(pair: Pair, answer: Any, said: dict[str, Any] = said) -> None:
+            said[pair.id] = answer
+
+        ask_all(run, AskJudge(), partial(iter, pairs), len(pairs), keep, title=f"judge {test.name}")
+        unread = {
+            contest.row
+            for contest in contests
+            if not isinstance(said[contest.there.id], str) or not isinstance(said[contest.back.id], str)
+        }
+        if test.rows and len(unread) == len(test.rows):
+            example = next(iter(said.values()))
+            raise NotEnoughData(
+                f"evaluate: the judge '{run.recipe.evaluate.judge}' said nothing that can be read of any row of "
+                f"'{test.name}', such as {example}; expected A, B or tie: see prompts.judge, or choose another judge"
+            )
+        for answers in test.answers.values():
+            answers.scores = _unasked(answers.outputs, test)
+        for contest in contests:
+            if contest.row not in unread:
+                there, back = said[contest.there.id], said[contest.back.id]
+                score = ((there == "first") + (back == "second") + (there == "tie") / 2 + (back == "tie") / 2) / 2
+                test.answers[contest.model].scores[contest.row] = score if score in (0, 1) else 0.5
+                notes.add(test, contest, there, back)
+        notes.left_out[test.name] = len(unread)
+        _leave_out(test, unread)
+    return notes.close(run)
+
+
+def _contests(test: TestRows, model: str) -> list[_Contest]:
+    """Of every row whose answer is there and is not the reference itself."""
+    found = []
+    for place, (row, said) in enumerate(zip(test.rows, test.answers[model].outputs, strict=True)):
+        reference = row.output or ""
+        if said is not None and fold(said) != fold(reference):
+            name = row_id("judge", test.name, row.id, said)
+            there = Pair(name, row.input, said, reference)
+            found.append(_Contest(place, model, there, Pair(row_id(name, "back"), row.input, reference, said)))
+    return found
+
+
+def _unasked(outputs: Sequence[str | None], test: TestRows) -> Any:
+    """Scores that need no judge: the reference itself is worth half, nothing is worth nothing."""
+    return np.array(
+        [
+            0.5 if said is not None and fold(said) == fold(row.output or "") else 0.0
+            for said, row in zip(outputs, test.rows, strict=True)
+        ]
+    )
+
+
+def _leave_out(test: TestRows, places: set[int]) -> None:
+    kept = [place for place in range(len(test.rows)) if place not in places]
+    test.rows = [test.rows[place] for place in kept]
+    for answers in test.answers.values():
+        answers.outputs = [answers.outputs[place] for place in kept]
+        answers.confidence = [answers.confidence[place] for place in kept]
+        answers.scores = answers.scores[kept]
+
+
+class _Notes:
+    """Every judgement, and what they say of the judge."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        import pyarrow as pa
+
+        names = ("id", "test", "model", "answer", "reference", "answer_first", "answer_second")
+        self._writer = ShardWriter(artifact, CONFIG, pa.schema([(name, pa.string()) for name in names]))
+        self.left_out: dict[str, int] = {}
+        self._judged = self._flipped = self._first = self._chosen = self._longer = self._decided = 0
+
+    def add(self, test: TestRows, contest: _Contest, there: Any, back: Any) -> None:
+        """A contest with what was preferred in either order."""
+        self._judged += 1
+        self._flipped += there == back != "tie"  # the same place won twice, whoever stood there
+        self._chosen += (there != "tie") + (back != "tie")
+        self._first += (there == "first") + (back == "first")
+        answer, reference = contest.there.first, contest.there.second
+        if there != back and "tie" not in (there, back) and len(answer) != len(reference):
+            self._decided += 1
+            self._longer += (there == "first") == (len(answer) > len(reference))
+        names = {"answer_first": there, "answer_second": back, "answer": answer, "reference": reference}
+        self._writer.add({"id": test.rows[contest.row].id, "test": test.name, "model": contest.model, **names})
+
+    def close(self, run: Run) -> Judged:
+        """Shares in points with 90% intervals."""
+        name = run.recipe.evaluate.judge
+        assert name is not None
+        shares = {
+            "flipped": share(self._flipped, self._judged),
+            "first_preferred": share(self._first, self._chosen),
+            "longer_preferred": share(self._longer, self._decided),
+        }
+        summary = {
+            "teacher": f"{name}: {run.teacher(name).name}",
+            "is_the_teacher": run.teacher_identity(name) == run.teacher_identity(run.recipe.teacher_of("label")),
+            "pairs": self._judged,
+            "left_out": sum(self.left_out.values()),
+            **{key: {"value": part.value, "low": part.low, "high": part.high} for key, part in shares.items()},
+        }
+        return Judged({CONFIG: self._writer.close()}, summary)
