@@ -5,7 +5,19 @@ from math import comb, log, sqrt
 import numpy as np
 import pytest
 
-from understudy.pipeline.statistics import Interval, mcnemar, paired_difference, root_bootstrap, share, tango
+from understudy.pipeline.statistics import (
+    Interval,
+    holm,
+    mcnemar,
+    paired_difference,
+    ratio,
+    resampled_sums,
+    root_bootstrap,
+    score_interval,
+    share,
+    sign_flip,
+    tango,
+)
 
 
 def pairs(wins: int, losses: int, rows: int) -> tuple[list[bool], list[bool]]:
@@ -192,3 +204,78 @@ def test_equal_rows_leave_the_bootstrap_without_width(rows: int):
 def test_mcnemar_counts_only_rows_that_differ():
     assert mcnemar(*pairs(0, 0, 50)) == 1
     assert mcnemar(*pairs(1, 9, 50)) == mcnemar(*pairs(1, 9, 5000)) == pytest.approx(22 / 1024)
+
+
+def test_a_ratio_is_drawn_with_both_sides_together():
+    random = np.random.default_rng(0)
+    teacher = random.random(2000) < 0.9
+    student = teacher & (random.random(2000) < 0.97)
+    roots = list(range(2000))
+
+    kept = ratio(student, teacher, roots)
+
+    assert kept is not None
+    assert kept.value == pytest.approx(100 * student.sum() / teacher.sum())
+    assert kept.low < kept.value < kept.high
+    assert kept.high - kept.low < 2, "drawn apart, the two would be 3 points wide"
+
+
+def test_a_share_of_nothing_is_not_told():
+    assert ratio([0, 0, 1], [1, 0, -1], ["a", "b", "c"]) is None
+    assert ratio([], [], []) is None
+
+
+def test_nine_ratios_in_ten_hold_the_true_one():
+    random = np.random.default_rng(1)
+    held = 0
+    for trial in range(400):
+        teacher = random.random(300) < 0.9
+        student = np.where(random.random(300) < 0.9, teacher, random.random(300) < 0.6)
+        kept = ratio(student, teacher, list(range(300)), resamples=1000, seed=trial)
+        held += kept is not None and kept.low <= 100 * (0.9 * 0.9 + 0.1 * 0.6) / 0.9 <= kept.high
+
+    assert 0.86 <= held / 400 <= 0.94
+
+
+def test_drawing_kinds_of_roots_is_drawing_roots():
+    random = np.random.default_rng(2)
+    few = random.integers(0, 2, (5000, 2)).astype(float)
+    many = few + random.random((5000, 2)) * 1e-9
+
+    kinds, roots = resampled_sums(few, 4000), resampled_sums(many, 4000)
+
+    assert kinds.shape == roots.shape == (4000, 2)
+    assert kinds.mean(0) == pytest.approx(roots.mean(0), rel=2e-3)
+    assert kinds.std(0) == pytest.approx(roots.std(0), rel=0.06)
+    assert np.cov(kinds.T)[0, 1] == pytest.approx(np.cov(roots.T)[0, 1], abs=0.05 * kinds.var())
+
+
+def test_flipped_signs_agree_with_mcnemar_where_both_hold():
+    student, teacher = pairs(4, 18, 200)
+
+    flipped = sign_flip(np.subtract(student, teacher, dtype=float), list(range(200)))
+
+    assert flipped == pytest.approx(mcnemar(student, teacher), abs=0.003)
+    assert sign_flip([0.0] * 30, list(range(30))) == 1
+
+
+def test_signs_are_flipped_for_whole_roots():
+    difference = np.repeat([0.1, -0.02, 0.06], 100)
+
+    assert sign_flip(difference, [row // 100 for row in range(300)]) > 0.2
+    assert sign_flip(difference, list(range(300))) < 0.001
+
+
+def test_many_comparisons_ask_for_more():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_a_score_has_wilsons_interval_only_where_rows_are_right_or_wrong_and_stand_alone():
+    hits = [1.0] * 90 + [0.0] * 10
+
+    assert score_interval(hits, list(range(100)), graded=False) == share(90, 100)
+    together = score_interval(hits, [row // 10 for row in range(100)], graded=False)
+    assert together.high - together.low > 2 * (share(90, 100).high - share(90, 100).low)
+    assert score_interval(np.array(hits) / 2, list(range(100)), graded=True).value == 45
