@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_matrix
 
 from .statistics import Interval, root_places
 from .table import TestRows
 
-_RESAMPLES = 2_000
+_RESAMPLES = 1_000
 
 Places = npt.NDArray[np.intp]
 
@@ -32,25 +33,31 @@ def macro_f1(test: TestRows, model: str, labels: Sequence[str], level: float = 0
 
     An answer that cannot be read is one of a further label that nobody asked for. The interval draws roots.
     """
-    wanted, said = _places(test, model, labels)
+    cells, cell_of_row = np.unique(np.stack(_places(test, model, labels)), axis=1, return_inverse=True)
     roots = root_places(test.roots)
-    rows = np.arange(len(wanted))
-    drawn = np.random.default_rng(seed).multinomial(
-        roots.max() + 1, np.full(roots.max() + 1, 1 / (roots.max() + 1)), size=_RESAMPLES
-    )
-    weights = np.vstack([np.ones(len(rows)), drawn[:, roots]])
-    values = _macro_f1(weights, wanted, said, len(labels))
+    in_root = csr_matrix((np.ones(len(roots)), (roots, cell_of_row)))  # [roots, cells]
+    drawn = _drawn(in_root, np.random.default_rng(seed))
+    values = _macro_f1(np.vstack([np.bincount(cell_of_row), drawn]), cells[0], cells[1], len(labels))
     low, high = np.quantile(values[1:], [(1 - level) / 2, (1 + level) / 2])
     return Interval(100 * values[0], 100 * min(float(low), values[0]), 100 * max(float(high), values[0]))
 
 
+def _drawn(in_root: csr_matrix, random: np.random.Generator) -> npt.NDArray[np.float64]:
+    """How often each cell comes where roots are drawn with replacement, [resamples, cells]."""
+    roots = in_root.shape[0]
+    if in_root.sum() == roots:  # a row each: drawing cells is drawing roots, and there are fewer of them
+        counts: npt.NDArray[np.float64] = random.multinomial(roots, in_root.sum(0).A1 / roots, size=_RESAMPLES)
+        return counts
+    return np.asarray(random.multinomial(roots, np.full(roots, 1 / roots), size=_RESAMPLES) @ in_root)
+
+
 def _macro_f1(
-    weights_RN: npt.NDArray[np.float64], wanted: Places, said: Places, labels: int
+    counts_RC: npt.NDArray[np.float64], wanted_C: Places, said_C: Places, labels: int
 ) -> npt.NDArray[np.float64]:
-    """Macro F1 of every resample, [resamples]; R resamples, N rows."""
-    wanted_RL = weights_RN @ _one_hot(wanted, labels)
-    said_RL = weights_RN @ _one_hot(said, labels)
-    right_RL = weights_RN @ _one_hot(np.where(wanted == said, wanted, -1), labels)
+    """Macro F1 of every resample, [resamples]; R resamples, C cells (a label wanted, a label said), L labels."""
+    wanted_RL = counts_RC @ _one_hot(wanted_C, labels)
+    said_RL = counts_RC @ _one_hot(said_C, labels)
+    right_RL = counts_RC @ _one_hot(np.where(wanted_C == said_C, wanted_C, -1), labels)
     both = wanted_RL + said_RL
     scores = np.divide(2 * right_RL, both, out=np.zeros_like(both), where=both > 0)
     present = wanted_RL > 0
@@ -58,9 +65,7 @@ def _macro_f1(
     return mean
 
 
-def _one_hot(places: Places, labels: int) -> Any:
-    from scipy.sparse import csr_matrix
-
+def _one_hot(places: Places, labels: int) -> csr_matrix:
     rows = np.flatnonzero(places >= 0)
     return csr_matrix((np.ones(len(rows)), (rows, places[rows])), (len(places), labels))
 

@@ -11,7 +11,7 @@ handful of differing rows, and is solved here in 60 halvings, about 0.1 ms.
 
 Rows that share a root (a seed, a document, a customer) are not independent, and graded scores are
 not right or wrong: for these, roots are drawn with replacement. 10,000 resamples of 5,000 roots
-take about 0.3 s.
+take about half a second.
 """
 
 from __future__ import annotations
