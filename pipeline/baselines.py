@@ -14,8 +14,8 @@ out.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from math import log
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,7 @@ TUNED_ON = 5_000
 NEAREST = (1, 3, 7, 15)
 """Numbers of neighbours that are tried."""
 
-_HELD_OUT = 1_000
+_LEFT_OUT = 500
 _AT_ONCE = 256
 
 PLAIN_TEMPERATURE = 0.3
@@ -103,7 +103,7 @@ class Neighbour:
 
     outputs: list[str]
     nearest: int
-    """Rows that vote, as rows held out chose it."""
+    """Rows that vote, as rows left out one by one chose it."""
     _features: _Features
     _rows: csr_matrix
     """[features, rows], each column of length 1."""
@@ -112,54 +112,57 @@ class Neighbour:
     def fit(cls, texts: Sequence[str], outputs: Sequence[str], seed: int = 0) -> Neighbour:
         """Remember texts with their answers; any number of rows but none at all."""
         assert len(texts) == len(outputs) > 0
-        nearest = 1
-        if len(set(outputs)) < len(outputs) // 2 and len(texts) >= 2 * FOLDS:  # answers come again, so votes can add up
-            mixed = np.random.default_rng(seed).permutation(len(texts))
-            out, learn = mixed[: min(len(texts) // FOLDS, _HELD_OUT)], mixed[min(len(texts) // FOLDS, _HELD_OUT) :]
-            known = cls._of([texts[row] for row in learn], [outputs[row] for row in learn], 1)
-            asked, wanted = [texts[row] for row in out], [outputs[row] for row in out]
-            hits = {
-                count: sum(said == right for (said, _), right in zip(known._said(asked, count), wanted, strict=True))
-                for count in NEAREST
-            }
-            nearest = max(NEAREST, key=lambda count: (hits[count], -count))
-        return cls._of(texts, outputs, nearest)
-
-    @classmethod
-    def _of(cls, texts: Sequence[str], outputs: Sequence[str], nearest: int) -> Neighbour:
         features = _Features(texts)
-        return cls(list(outputs), nearest, features, _unit(features(texts)).T.tocsr())
+        rows = _unit(features(texts))
+        alone = cls(list(outputs), 1, features, rows.T.tocsr())
+        if len(set(outputs)) > len(outputs) // 2:  # answers hardly come again, so there is nothing to vote on
+            return alone
+        tried = np.random.default_rng(seed).permutation(len(texts))[:_LEFT_OUT]
+        similar = [row for part in _parts(rows[tried], alone._rows) for row in part]
+        for row, place in zip(similar, tried, strict=True):
+            row[place] = -1.0  # a row is not its own neighbour
+        wanted = [outputs[place] for place in tried]
+        hits = {
+            count: sum(alone._voted(row, count)[0] == right for row, right in zip(similar, wanted, strict=True))
+            for count in NEAREST
+        }
+        return replace(alone, nearest=max(NEAREST, key=lambda count: (hits[count], -count)))
 
     def answers(self, texts: Sequence[str]) -> Iterator[tuple[str, float]]:
         """The answer of the nearest rows to each text, with its share of their votes."""
-        return self._said(texts, self.nearest)
+        if texts:
+            for part in _parts(_unit(self._features(texts)), self._rows):
+                for row in part:
+                    yield self._voted(row, self.nearest)
 
     @property
     def bytes(self) -> int:
         """The rows as numbers, their answers, and the n-grams."""
-        return int(self._rows.data.nbytes + self._rows.indices.nbytes) + self._features.bytes + _bytes(self.outputs)
+        answers = sum(len(output.encode()) for output in self.outputs)
+        return int(self._rows.data.nbytes + self._rows.indices.nbytes) + self._features.bytes + answers
 
-    def _said(self, texts: Sequence[str], nearest: int) -> Iterator[tuple[str, float]]:
-        count = min(nearest, len(self.outputs))
-        for start in range(0, len(texts), _AT_ONCE):
-            near = _unit(self._features(texts[start : start + _AT_ONCE])) @ self._rows
-            for row in near.toarray():
-                chosen = np.argpartition(-row, count - 1)[:count]
-                votes: dict[str, float] = {}
-                for place in sorted(chosen, key=lambda place: (-row[place], place)):
-                    votes[self.outputs[place]] = votes.get(self.outputs[place], 0.0) + float(row[place])
-                said = max(votes, key=votes.__getitem__)
-                yield said, votes[said] / total if (total := sum(votes.values())) else 0.0
+    def _voted(self, similar: Floats, nearest: int) -> tuple[str, float]:
+        """The answer with most votes of the nearest rows, each vote weighing what the row is similar."""
+        count = min(nearest, len(similar))
+        chosen = np.argpartition(-similar, count - 1)[:count]
+        votes: dict[str, float] = {}
+        for place in sorted(chosen, key=lambda place: (-similar[place], place)):
+            votes[self.outputs[place]] = votes.get(self.outputs[place], 0.0) + max(0.0, float(similar[place]))
+        output = max(votes, key=votes.__getitem__)
+        total = sum(votes.values())
+        return output, votes[output] / total if total else 0.0
+
+
+def _parts(texts: csr_matrix, rows: csr_matrix) -> Iterator[Floats]:
+    """How similar texts are to rows, [some texts, rows] at a time."""
+    for start in range(0, texts.shape[0], _AT_ONCE):
+        yield (texts[start : start + _AT_ONCE] @ rows).toarray()
 
 
 def _unit(rows: csr_matrix) -> csr_matrix:
     from sklearn.preprocessing import normalize
 
     return normalize(rows)
-
-
-def _bytes(texts: Iterable[str]) -> int:
-    return sum(len(text.encode()) for text in texts)
 
 
 class _Features:

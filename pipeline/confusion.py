@@ -46,8 +46,7 @@ def _drawn(in_root: csr_matrix, random: np.random.Generator) -> npt.NDArray[np.f
     """How often each cell comes where roots are drawn with replacement, [resamples, cells]."""
     roots = in_root.shape[0]
     if in_root.sum() == roots:  # a row each: drawing cells is drawing roots, and there are fewer of them
-        counts: npt.NDArray[np.float64] = random.multinomial(roots, in_root.sum(0).A1 / roots, size=_RESAMPLES)
-        return counts
+        return random.multinomial(roots, in_root.sum(0).A1 / roots, size=_RESAMPLES).astype(float)
     return np.asarray(random.multinomial(roots, np.full(roots, 1 / roots), size=_RESAMPLES) @ in_root)
 
 

@@ -129,3 +129,52 @@ def test_the_linear_baseline_is_strong_on_2504_rows_of_banking77():
 
     right = [output == label for output, label in zip(said(model, test["text"]), test["label"], strict=True)]
     assert sum(right) / len(right) >= 0.83
+
+
+def test_the_nearest_rows_answer_by_vote():
+    texts, labels = tickets(THINGS[:6])
+    model = Neighbour.fit(texts, labels)
+    unseen, wanted = tickets(THINGS[6:])
+
+    assert said(model, unseen) == wanted
+    assert all(0 < sure <= 1 for _, sure in model.answers(unseen))
+    assert said(model, []) == []
+
+
+def test_an_answer_that_comes_once_is_copied_from_the_nearest_row():
+    texts = [f"book {seats} seats to {city}" for seats in range(1, 6) for city in ("Rome", "Oslo", "Lima")]
+    model = Neighbour.fit(texts, [text.upper() for text in texts])
+
+    assert model.nearest == 1
+    assert said(model, ["please book 3 seats to Oslo"]) == ["BOOK 3 SEATS TO OSLO"]
+
+
+def test_a_text_that_is_like_no_row_is_answered_without_confidence():
+    model = Neighbour.fit(["alpha beta", "gamma delta"] * 5, ["a", "b"] * 5)
+
+    ((_, sure),) = model.answers(["\N{SNOWMAN}"])
+
+    assert sure == 0.0
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_few_rows_still_have_neighbours(rows: int):
+    model = Neighbour.fit(["alpha", "beta"][:rows], ["a", "b"][:rows])
+
+    assert said(model, ["alpha"]) == ["a"]
+    assert model.bytes > 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.exists(), reason="../shared/datasets is not here")
+def test_the_baselines_are_strong_on_all_of_banking77():
+    import pyarrow.parquet as pq
+
+    train, test = (pq.read_table(SHARED / f"{name}.parquet").to_pydict() for name in ("train", "test"))
+
+    def right(model: Linear | Neighbour) -> float:
+        pairs = zip(said(model, test["text"]), test["label"], strict=True)
+        return sum(output == label for output, label in pairs) / len(test["text"])
+
+    assert right(Linear.fit(train["text"], train["label"])) >= 0.91
+    assert right(Neighbour.fit(train["text"], train["label"])) >= 0.83
