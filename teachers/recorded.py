@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..data.errors import BudgetReached
-from ..data.fingerprint import canonical, digest
+from ..data.fingerprint import digest, packed
 from ..data.ledger import Ledger, Record
 from ..data.rows import Answer, Failed, Prompt, Token, message_dicts
 from ..data.teacher import Sampling, Teacher
@@ -266,7 +266,7 @@ def request_key(identity: dict[str, str], prompt: Prompt, sampling: Sampling) ->
         "sampling": sampling.model_dump(exclude={"logprobs"}),
         "sample": prompt.sample,
     }
-    return digest(canonical(asked).encode())[:32]
+    return digest(packed(asked))[:32]
 
 
 def spent_before(ledger: Ledger, run: str, since: float = 0.0) -> float:

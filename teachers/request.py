@@ -10,6 +10,8 @@ import re
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from ..data.rows import Prompt, message_dicts
 from ..data.teacher import Sampling
 
@@ -54,6 +56,14 @@ def body(recipe: OpenAIRecipe, prompt: Prompt, sampling: Sampling, without: Coll
         said["structured_outputs"] = {"choice": list(prompt.choices)}
     said |= recipe.extra_body
     return {key: value for key, value in said.items() if key not in without}
+
+
+def packed(body: Mapping[str, Any]) -> bytes:
+    """JSON in the order given: a schema's order may be the order in which a server writes."""
+    try:
+        return orjson.dumps(body)
+    except TypeError:  # half of a surrogate pair, which JSON can spell and UTF-8 cannot
+        return json.dumps(body).encode()
 
 
 def refused_field(refusal: str, sent: Mapping[str, Any]) -> str | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from understudy.data.fingerprint import canonical, digest, fingerprint, fraction, row_id
+from understudy.data.fingerprint import canonical, digest, fingerprint, fraction, packed, row_id
 
 
 def test_the_canonical_form_has_sorted_keys_no_spaces_and_text_as_it_is():
@@ -54,3 +54,15 @@ def test_values_without_one_spelling_are_refused(value):
 def test_keys_of_several_kinds_are_refused():
     with pytest.raises(TypeError, match="not supported between"):
         fingerprint({1: "a", "b": 2})
+
+
+def test_the_fast_form_is_the_canonical_one_for_every_character_and_plain_number():
+    texts = ["".join(map(chr, range(start, start + 4096))) for start in range(0, 0x11000, 4096) if start != 0xD000]
+    numbers = [0, -1, 2**53, 0.0, -0.5, 1.0, 0.7, 1 / 3, 1e-4, 123456.789, 1e15, 9007199254740993.0, True, None]
+    value = {"b": texts, "a": {"z": numbers, "\N{SNOWMAN}": []}, "Z": "", "": {}}
+
+    assert packed(value) == canonical(value).encode()
+
+
+def test_half_of_a_surrogate_pair_is_kept_as_it_is():
+    assert packed({"text": "cut \ud83d"}) == b'{"text":"cut \xed\xa0\xbd"}'
