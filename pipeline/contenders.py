@@ -23,6 +23,7 @@ from .ask import for_each
 from .baselines import Linear, Neighbour, majority
 from .context import Run
 from .examples import read_examples
+from .footprint import footprint
 from .parse import parse
 from .table import Answers, ModelFacts, TestRows
 
@@ -87,6 +88,8 @@ def _ask_folder(
         prompts = [student_prompt(row.id, row.input, list(run.recipe.labels)) for row in tests[0].rows[:TIMED]]
         facts.parameters, facts.bytes = model.facts()
         facts.latency_ms = asyncio.run(latency(model, prompts, sampling))
+        some = [row.input for row in tests[0].rows[:TIMED]]
+        facts.memory = footprint(folder, some, list(run.recipe.labels), sampling.max_tokens) if some else None
 
 
 async def _answers(

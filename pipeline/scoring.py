@@ -187,6 +187,7 @@ def _model(recipe: JobRecipe, name: str, facts: ModelFacts, tests: Sequence[Test
         "further": {test.name: _further(recipe, test, name) for test in answered},
         "parameters": facts.parameters,
         "bytes": facts.bytes,
+        "memory": facts.memory,
         "latency_ms": facts.latency_ms,
         "per_second": facts.per_second,
         "usd_per_1000": _usd_per_1000(recipe, facts),
