@@ -212,4 +212,11 @@ class _Notes:
             "left_out": sum(self.left_out.values()),
             **{key: {"value": part.value, "low": part.low, "high": part.high} for key, part in shares.items()},
         }
+        order, length = shares["flipped"], shares["longer_preferred"]
+        run.reporter.say(
+            f"  judge {name}: {self._judged} pairs in both orders; the order alone decided {order.value:.0f}% of them, "
+            f"the longer answer won {length.value:.0f}% of the rest"
+        )
+        if summary["is_the_teacher"]:
+            run.reporter.say("  the judge is the teacher itself: the scores say how much an answer sounds like its own")
         return Judged({CONFIG: self._writer.close()}, summary)

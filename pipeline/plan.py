@@ -33,6 +33,9 @@ _BYTES_PER_TOKEN = 4
 _SAMPLED = 200
 """Inputs whose prompts are rendered to guess the length of all."""
 
+_BASELINES = 3
+"""Of those, the untrained student among them, that free text has."""
+
 _DISCORDANCE = 0.08
 """Share of rows on which student and teacher differ in being right; 0.05 to 0.15 is usual."""
 
@@ -143,7 +146,12 @@ def plan(run: Run, pilot: int = 0) -> Plan:
         asked.append(_label(run, "label", count * recipe.label.samples, sample, measured))
     if states.get("evaluate") == "to do" and gold:
         judged = [row for test in gold.values() for row in test]
-        asked.append(_label(run, "evaluate", len(judged) * recipe.label.samples, judged[:_SAMPLED], measured))
+        twice = min(recipe.evaluate.second_opinions, len(next(iter(gold.values()))))
+        requests = len(judged) * recipe.label.samples + twice
+        asked.append(_label(run, "evaluate", requests, judged[:_SAMPLED], measured))
+    if states.get("evaluate") == "to do" and recipe.evaluate.judge is not None:
+        judged = [row for test in gold.values() for row in test]
+        asked.append(_judge(run, recipe.evaluate.judge, len(judged), judged[:_SAMPLED] or sample))
     test_rows = len(next(iter(gold.values()))) if gold else None
     return Plan(states, asked, test_rows, rows_needed(_DISCORDANCE, recipe.evaluate.margin))
 
@@ -207,6 +215,14 @@ def _label(run: Run, stage: str, requests: int, sample: list[Source], measured: 
     labels = list(run.recipe.labels)
     answer = max(map(len, labels)) / _BYTES_PER_TOKEN + 1 if labels else run.recipe.label.max_tokens / 2
     return _asked(run, stage, run.recipe.teacher_of("label"), requests, each, answer)
+
+
+def _judge(run: Run, teacher: str, rows: int, sample: list[Source]) -> Asked:
+    """Every answer but the reference itself in both orders: the teacher's, each student's and each baseline's."""
+    models = 1 + len(run.recipe.students) + _BASELINES
+    texts = sum(len(row.input.encode()) + 2 * len((row.output or "").encode()) for row in sample)
+    each = (len(run.judge_template.text.encode()) + texts / max(1, len(sample))) / _BYTES_PER_TOKEN
+    return _asked(run, "judge", teacher, 2 * models * rows, each, 1)
 
 
 def _generate(run: Run, measured: Piloted | None) -> Asked:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -301,3 +302,52 @@ def test_a_student_is_cut_from_the_teacher_of_its_recipe(tmp_path):
     assert manifests["train:student"]["made_from"]["cut_from"]["kind"] == "embedded"
     assert made["models"]["student"]["parameters"] <= 950_000
     assert made["models"]["student"]["score"]["gold"]["value"] > 60, "what the teacher knows about words was lost"
+
+
+def test_free_text_is_judged_in_both_orders_by_another_teacher(tmp_path, capsys):
+    def reply(body: dict) -> Reply:
+        asked = body["messages"][-1]["content"]
+        if body["model"] == "judge":
+            first, second = (part.split("\n\n")[0] for part in re.split(r"Answer [AB]:\n", asked)[1:])
+            return says("tie" if len(first) == len(second) else "A" if len(first) > len(second) else "B")
+        return says(f"Dear customer, about {asked.split()[-1]}: yes.")
+
+    with Endpoint(then=reply) as endpoint:
+        lead = {"kind": "openai", "model": "lead", "base_url": endpoint.base_url}
+        rows = [f"may I return order {n}" for n in range(1000, 1120)]
+        (tmp_path / "pool.jsonl").write_text("".join(json.dumps({"input": text}) + "\n" for text in rows))
+        gold = [{"input": f"may I return order {n}", "output": f"about {n}: yes."} for n in range(2000, 2030)]
+        (tmp_path / "gold.jsonl").write_text("".join(json.dumps(row) + "\n" for row in gold))
+        recipe = {
+            "name": "replies",
+            "task": {
+                "kind": "generate",
+                "instruction": "Reply.",
+                "unlabeled": "pool.jsonl",
+                "test": {"gold": "gold.jsonl"},
+                "scorer": "judge",
+            },
+            "teachers": {"lead": lead, "other": {**lead, "model": "judge"}},
+            "label": {"teacher": "lead"},
+            "curate": {"duplicates": {"near": None}},
+            "student": {
+                "init": {"kind": "dense", "parameters": "0.3M", "vocabulary": 512},
+                "train": {"epochs": 3, "batch": 16, "max_length": 64},
+            },
+            "evaluate": {"judge": "other", "second_opinions": 0},
+        }
+        (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+        run = opened(tmp_path)
+        planned = {part.stage: part.requests for part in plan(run).asked}
+
+        made = publish_report(run, run_stages(run))
+        run.close()
+
+    asked = [body["model"] for body in endpoint.bodies]
+    assert planned == {"label": 120, "evaluate": 30, "judge": 2 * 5 * 30}
+    assert asked.count("lead") == 150
+    assert 200 < asked.count("judge") <= 2 * made["judge"]["pairs"] <= planned["judge"], "alike pairs are asked once"
+    assert made["models"]["teacher"]["score"]["gold"]["value"] == 100, "its answers are longer than the gold"
+    assert made["judge"]["longer_preferred"]["value"] == 100
+    assert made["judge"]["is_the_teacher"] is False
+    assert "judge other: " in capsys.readouterr().err
