@@ -5,13 +5,17 @@ import re
 import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from understudy.data.errors import UnderstudyError
-from understudy.pipeline.report import Scale, check_report, first_line, render_page, write_report
+from understudy.pipeline.charts import Scale
+from understudy.pipeline.planes import curve, reliability
+from understudy.pipeline.proof import verdict_lines
+from understudy.pipeline.report import check_report, first_line, render_page, write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -102,7 +106,7 @@ def report() -> dict[str, Any]:
                 {"rows": rows, "value": value, "low": value - 1, "high": value + 1}
                 for rows, value in ((625, 81.0), (1250, 86.5), (2500, 89.8), (5000, 91.8))
             ],
-            "fit": {"floor": 6.0, "scale": 900.0, "rate": 0.65},
+            "fit": {"floor": 6.0, "scale": 3154.0, "rate": 0.853},
             "next": {"rows": 5000, "gain": {"value": 0.9, "low": 0.4, "high": 1.6}, "usd": 0.31},
         },
         "capacity": {
@@ -153,6 +157,84 @@ def report() -> dict[str, Any]:
     }
 
 
+def paired(gap: float) -> dict[str, Any]:
+    return {"value": gap, "low": gap - 0.8, "high": gap + 0.9, "method": "root bootstrap", "p": 0.0001}
+
+
+def slice_of(column: str, value: str, rows: int, gap: float, p: float) -> dict[str, Any]:
+    half = 3.0 if p < 0.05 else 120 / rows**0.5
+    low, high = max(gap - half, -100.0), min(gap + half, 100.0)
+    difference = {"value": gap, "low": low, "high": high, "method": "Tango"}
+    shares = {"student": 90.0 + min(gap, 10), "teacher": 90.0}
+    return {"column": column, "value": value, "rows": rows, **shares, "difference": difference, "p": p, "p_holm": p}
+
+
+def crowded(report: dict[str, Any]) -> dict[str, Any]:
+    """The same run with everything there is: 77 labels with long names, 178 slices, 300 rows, two tests, a judge."""
+    labels = [f"label_{number:02}_about_a_card_payment_that_was_not_recognised" for number in range(77)]
+    other = "a_second_test_whose_name_is_rather_long_and_has_no_spaces_in_it"
+    interval = {"value": 12.0, "low": 10.1, "high": 14.2}
+    gaps = [(97 * number % 77 - 40) / 5 for number in range(77)]
+    slices = [
+        slice_of("label", label, 40, gap, 0.001 if gap < -7 else 1.0) for label, gap in zip(labels, gaps, strict=True)
+    ]
+    slices += [slice_of("customer_id", f"c-{number}", 9 + number, (number % 23 - 11) / 4, 1.0) for number in range(100)]
+    slices.append(slice_of("customer_id", "(9,900 other values)", 2000, 1.9, 0.01))
+    cells = ["teacher only", "both wrong", "student only", "both right"]
+    names = ["untrained", "neighbour", "a_baseline_with_a_long_name"]
+    models = report["models"] | {
+        name: model("baseline", value) for name, value in zip(names, (1.4, 84.0, 91.0), strict=True)
+    }
+    for number, facts in enumerate(models.values()):
+        facts["score"][other], facts["further"][other] = score(70 + number), facts["further"]["gold"]
+        facts |= {"usd_per_1000": 2.0 / 10**number, "per_second": 9.5 * 4**number}
+    against = {
+        name: {"gold": paired(91.8 - facts["score"]["gold"]["value"]), other: paired(-1.2)}
+        for name, facts in models.items()
+        if facts["kind"] == "baseline"
+    }
+    confused = [[100 * (i == j) + (i * j + i) % 11 // 10 * (i % 5) for j in range(77)] for i in range(77)]
+    stages = ("generate", "label", "curate", "train:small", "evaluate")
+    return report | {
+        "tests": report["tests"] | {other: {"rows": 420, "roots": 420, "source": "handwritten.jsonl", "gold": True}},
+        "models": models,
+        "difference": report["difference"]
+        | {other: {"value": -8.1, "low": -10.4, "high": -5.9, "method": "Tango", "p": 1e-9}},
+        "against": against,
+        "agreement": report["agreement"] | {other: {"value": 81.0, "low": 79.0, "high": 83.0}},
+        "good_enough": [{"name": "a_baseline_with_a_long_name", "value": -1.1, "low": -1.8, "high": -0.4}],
+        "slices": sorted(slices, key=lambda part: part["difference"]["value"]),
+        "calibration": {
+            "teacher": report["calibration"]["small"],
+            "small": {
+                "error": 6.4,
+                "brier": 0.11,
+                "bins": [{"confidence": 96 + n / 3, "right": 85 + 1.5 * n, "rows": 40 + 60 * n} for n in range(10)],
+            },
+        },
+        "judge": {
+            "teacher": "lead: org/model@main",
+            "is_the_teacher": True,
+            "pairs": 5210,
+            "left_out": 3,
+            "flipped": interval,
+            "first_preferred": {"value": 57.2, "low": 56.0, "high": 58.4},
+            "longer_preferred": {"value": 66.0, "low": 63.5, "high": 68.4},
+        },
+        "rows": {name: report["rows"]["generate"] for name in stages},
+        "seconds": {name: 12.5 * 3**number for number, name in enumerate(stages)},
+        "confusion": {"test": "gold", "labels": labels, "counts": confused},
+        "errors": [
+            row(
+                number, cells[number % 4], input=f"message {number}: " + "why was my card refused? " * (number % 30 + 1)
+            )
+            | {"reference": labels[number % 77], "teacher": labels[number % 76], "student": labels[number % 75]}
+            for number in range(300)
+        ],
+        "notes": [f"A note of some length, number {number}, that says what was done." for number in range(4)],
+    }
+
+
 class Page(HTMLParser):
     """Tags with their attributes, the text, and what the scripts and links of a page are."""
 
@@ -176,10 +258,14 @@ class Page(HTMLParser):
 
     @property
     def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
+        return re.sub(r" (?=[.,;:)])|(?<=\() ", "", " ".join(" ".join(self.words).split()))
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.tags if name == tag]
+
+
+def text_of(report: dict[str, Any]) -> str:
+    return Page(render_page(report)).text
 
 
 def test_a_report_is_written_for_programs_and_for_people(report: dict[str, Any], tmp_path: Path):
@@ -227,6 +313,180 @@ def test_the_first_line_is_the_verdict_in_words_and_colour(
     assert page.all("header")[0]["class"] == f"verdict {decision}"
 
 
+@pytest.mark.parametrize(
+    ("decision", "baselines", "expected"),
+    [
+        ("pass", ["linear"], "may stand in for the teacher; so may linear, which costs less: no student is needed"),
+        ("pass", ["linear", "neighbour"], "; so may linear and neighbour, which cost less: no student is needed"),
+        (
+            "fail",
+            ["linear"],
+            "FAIL: small may not stand in for the teacher; but linear may, which costs less: no student",
+        ),
+        (
+            "not_enough_data",
+            ["a", "b", "c"],
+            "is not settled; but a, b and c may, which cost less: no student is needed",
+        ),
+    ],
+)
+def test_the_first_line_says_where_nobody_needs_a_student(
+    report: dict[str, Any], decision: str, baselines: list[str], expected: str
+):
+    report["verdict"]["decision"] = decision
+    report["good_enough"] = [{"name": name, "value": -0.5, "low": -1.4, "high": 0.4} for name in baselines]
+
+    assert expected in first_line(report)
+    assert verdict_lines(report)[0] == first_line(report)
+    assert f"{baselines[0]} minus teacher is \N{MINUS SIGN}0.50 (\N{MINUS SIGN}1.40 to +0.40)" in text_of(report)
+
+
+def test_the_figures_have_their_intervals_and_their_chances(report: dict[str, Any]):
+    text = text_of(report)
+
+    assert "Difference \N{MINUS SIGN}0.30 \N{MINUS SIGN}1.20 to +0.50, p = 0.61" in text
+    assert "Keeps of the teacher's score 99.7% 98.7 to 100.5" in text
+    assert "Of the way from untrained to teacher 99.6% 98.6 to 100.6" in text
+    assert "linear +3.9 +3.1 to +4.8 < 0.001 Tango" in text
+    assert "teacher teacher 92.1 91.1 to 93.0 92.1 90.1 to 92.6" in text, "macro F1 beside the score"
+
+
+def test_agreement_is_held_against_what_the_teacher_itself_reaches(report: dict[str, Any]):
+    said = "94.0% as the teacher does; the teacher agrees with itself on 97.7%: 96% of what can be reached"
+    assert said in text_of(report)
+
+    report["ceiling"] = {}
+    assert "94.0% as the teacher does." in text_of(report)
+
+
+def test_mistakes_are_told_apart(report: dict[str, Any]):
+    page = Page(render_page(report))
+
+    assert "150 copied (61%): the teacher gives the same wrong answer" in page.text
+    assert "60 new (24%): the teacher is right" in page.text
+    bars = [bar for bar in page.all("rect") if bar["class"] in ("copied", "differ", "new")]
+    assert sum(float(str(bar["width"]).rstrip("%")) for bar in bars) == pytest.approx(100, abs=0.01)
+
+
+def test_slices_are_marked_where_the_difference_is_more_than_chance(report: dict[str, Any]):
+    text = text_of(report)
+
+    assert "behind the teacher beyond chance on 1 of 3 parts of gold: label billing (\N{MINUS SIGN}6.0)" in text
+    assert "behind 0.006 0.002 alone 943" in text
+    assert text.count(" behind ") == 2
+    report["slices"] = report["slices"][1:]
+    assert "On none of 2 parts of gold is the student behind the teacher beyond chance." in text_of(report)
+
+
+def test_a_page_lists_a_thousand_slices_and_says_how_many_it_leaves_out(report: dict[str, Any]):
+    report["slices"] = [slice_of("customer", f"c-{number}", 9, number / 100, 1.0) for number in range(1500)]
+
+    html = render_page(report)
+
+    assert html.count('<tr data-column="customer">') == 1000
+    assert "500 slices with smaller losses are in report.json only." in Page(html).text
+    assert len(html) < 1_500_000
+
+
+def test_the_learning_curve_doubles_with_every_step_and_says_what_comes_next(report: dict[str, Any]):
+    plane = curve(report)
+    text = text_of(report)
+
+    assert plane is not None
+    steps = [dot["x"] for dot in plane["dots"] + plane["ahead"]]
+    assert [round(b - a, 1) for a, b in pairwise(steps)] == [23.5] * 4
+    assert steps[-1] == 97
+    heights = [dot["value"] for dot in plane["dots"]]
+    assert heights == sorted(heights, reverse=True), "a better score stands higher"
+    assert plane["line"].count("L") == 48
+    assert "5,000 more rows are expected to be worth +0.9 points (90% interval +0.4 to +1.6) and to cost $0.31." in text
+    assert "is what it says of 10,000 rows" in text
+
+
+def test_a_learning_curve_that_nothing_fits_is_drawn_without_a_line(report: dict[str, Any]):
+    report["curve"] |= {"fit": None, "next": None}
+
+    text = text_of(report)
+
+    assert "No falling curve fits these scores" in text
+    assert "more rows are expected" not in text
+
+
+@pytest.mark.parametrize(
+    ("decision", "said"),
+    [
+        ("too_small", "The student is too small"),
+        ("too_little_data", "The student has too little data"),
+        ("at_the_ceiling", "The student is at the ceiling"),
+    ],
+)
+def test_what_holds_the_student_back_is_a_decision_with_its_numbers(report: dict[str, Any], decision: str, said: str):
+    report["capacity"]["decision"] = decision
+
+    text = text_of(report)
+
+    assert f"{said} It fits the 256 rows of the probe, and answers rows it has not seen less well." in text
+    assert "fits 256 rows it was trained on alone 100.0%" in text
+    assert "answers rows it has not seen as the teacher did 93.0%" in text
+    assert "the teacher answers as it did before 97.7%" in text
+    report["capacity"]["ceiling"] = None
+    assert "the teacher answers as it did before" not in text_of(report)
+
+
+def test_a_model_that_is_too_sure_stands_under_the_diagonal(report: dict[str, Any]):
+    report["calibration"]["small"]["bins"] = [
+        {"confidence": 80.0, "right": 60.0, "rows": 100},
+        {"confidence": 90.0, "right": 95.0, "rows": 25},
+    ]
+
+    (plane,) = reliability(report)
+    sure, unsure = plane["dots"]
+
+    assert sure["y"] > sure["diagonal"]
+    assert sure["side"] == "over"
+    assert unsure["y"] < unsure["diagonal"]
+    assert unsure["side"] == "under"
+    assert sure["radius"] > unsure["radius"]
+    assert "2.1 points off on average (expected calibration error), Brier 0.060; 2 dots of 25 to 100 rows." in text_of(
+        report
+    )
+
+
+@pytest.mark.parametrize(
+    ("requests", "dollars", "said"),
+    [
+        (14_300, 0.001, "small pays for itself after 14,300 requests"),
+        (None, 0.5, "small costs no less than the teacher, so it never pays for itself"),
+        (None, None, "When the student pays for itself is not known"),
+    ],
+)
+def test_when_the_student_pays_for_itself_is_said(
+    report: dict[str, Any], requests: int | None, dollars: float | None, said: str
+):
+    report["payback_requests"] = requests
+    report["models"]["small"] |= {"usd_per_1000": dollars, "per_second": 512.3}
+
+    text = text_of(report)
+
+    assert said in text
+    assert "label 6,120 requests, $0.20" in text
+    assert "Answers a second small 512" in text
+    assert "Dollars per 1,000 answers teacher $0.021" in text
+
+
+def test_a_judge_that_is_the_teacher_is_warned_of_before_anything_else(report: dict[str, Any]):
+    report = crowded(report)
+
+    text = text_of(report)
+
+    assert text.index("The judge is the teacher itself:") < text.index("Student minus teacher")
+    assert "Changed its mind with the order 12.0% 10.1 to 14.2 of pairs" in text
+    assert "the answer read first 57.2% (56.0 to 58.4)" in text
+    assert "the longer answer 66.0% (63.5 to 68.4)" in text
+    report["judge"]["is_the_teacher"] = False
+    assert "The judge is the teacher itself" not in text_of(report)
+
+
 def test_what_strangers_wrote_stays_text(report: dict[str, Any]):
     report["name"] = HOSTILE
     report["models"]["teacher"]["score"][HOSTILE] = score(50)
@@ -261,7 +521,8 @@ def test_a_report_without_the_optional_pieces_is_a_page_too(report: dict[str, An
 
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert "no price given" in page.text
-    assert {attributes.get("id") for attributes in page.all("h2")} == {"scores", "models", "cost", "provenance"}
+    sections = {attributes.get("id") for attributes in page.all("h2")}
+    assert sections == {"difference", "scores", "models", "cost", "provenance"}
 
 
 def test_a_run_without_students_is_reported_as_not_judged(report: dict[str, Any], tmp_path: Path):
@@ -433,6 +694,112 @@ def test_the_page_opens_from_disk_without_complaint_and_does_not_scroll_sideways
 
 
 @pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 1200])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_with_everything_on_it_the_page_stays_inside_its_width(
+    report: dict[str, Any], tmp_path: Path, browser: Any, width: int, scheme: str
+):
+    write_report(crowded(report), tmp_path)
+
+    browser.set_viewport_size({"width": width, "height": 844})
+    browser.emulate_media(color_scheme=scheme)
+    browser.goto((tmp_path / "report.html").as_uri())
+
+    assert browser.complaints == []
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    outside = """width => [...document.querySelectorAll("body *")]
+        .filter((element) => !element.closest(".scroll") && element.getBoundingClientRect().right > width)
+        .map((element) => element.outerHTML.slice(0, 100))"""
+    assert browser.evaluate(outside, width) == []
+
+
+@pytest.mark.browser
+def test_no_picture_has_a_mark_outside_itself(report: dict[str, Any], tmp_path: Path, browser: Any):
+    write_report(crowded(report), tmp_path)
+    browser.goto((tmp_path / "report.html").as_uri())
+
+    outside = """() => [...document.querySelectorAll("svg circle, svg rect, svg line")].filter((mark) => {
+        const [a, b] = [mark.getBoundingClientRect(), mark.ownerSVGElement.getBoundingClientRect()];
+        return a.left < b.left - 1 || a.right > b.right + 1 || a.top < b.top - 1 || a.bottom > b.bottom + 1;
+    }).map((mark) => mark.outerHTML)"""
+    assert browser.locator("svg circle").count() > 200
+    assert browser.evaluate(outside) == []
+
+
+@pytest.mark.browser
+def test_a_large_report_is_small_and_is_read_at_once(
+    report: dict[str, Any], tmp_path: Path, browser: Any, capsys: pytest.CaptureFixture[str]
+):
+    write_report(crowded(report), tmp_path)
+    size = (tmp_path / "report.html").stat().st_size
+
+    browser.goto((tmp_path / "report.html").as_uri())
+    browser.wait_for_selector("#confusion-box .heat")
+    milliseconds = browser.evaluate("""() => {
+        const paint = performance.getEntriesByName("first-contentful-paint")[0];
+        return [paint.startTime, performance.getEntriesByType("navigation")[0].loadEventEnd];
+    }""")
+
+    with capsys.disabled():
+        print(f"\n{size:,} bytes; first paint {milliseconds[0]:.0f} ms, loaded {milliseconds[1]:.0f} ms after opening")
+    assert size <= 3_000_000
+    assert browser.locator("#explorer tbody tr").count() == 300
+
+
+@pytest.mark.browser
+def test_slices_are_filtered_by_words_and_by_column_and_shown_a_hundred_at_first(
+    report: dict[str, Any], tmp_path: Path, browser: Any
+):
+    write_report(crowded(report), tmp_path)
+    browser.goto((tmp_path / "report.html").as_uri())
+    shown = "#parts tbody tr:not([hidden])"
+
+    assert browser.locator(shown).count() == 100
+    assert browser.inner_text("#part-count") == "100 of 178 slices"
+    browser.select_option("#part-limit", "all")
+    assert browser.locator(shown).count() == 178
+    browser.select_option("#part-limit", "100")
+    browser.select_option("#part-column", "label")
+    assert browser.inner_text("#part-count") == "77 of 77 slices that match"
+    browser.fill("#part-filter", "LABEL_0 recognised")
+    assert browser.locator(shown).count() == 10
+    browser.fill("#part-filter", "nowhere")
+    assert browser.inner_text("#part-count") == "No slice matches."
+    browser.fill("#part-filter", "9,900 other")
+    browser.select_option("#part-column", "")
+    assert browser.locator(shown).count() == 1
+
+
+@pytest.mark.browser
+def test_slices_are_sorted_worst_first_until_asked_otherwise(report: dict[str, Any], tmp_path: Path, browser: Any):
+    write_report(crowded(report), tmp_path)
+    browser.goto((tmp_path / "report.html").as_uri())
+    points = browser.locator("#parts tbody tr:not([hidden]) td.laned")
+    worst = [float(cell) for cell in points.evaluate_all("cells => cells.map((cell) => cell.dataset.value)")]
+
+    assert worst == sorted(worst)
+    browser.locator("#parts thead button", has_text="Rows").click()
+    first = browser.locator("#parts tbody tr:not([hidden])").first
+    assert first.locator("th").inner_text().startswith("(9,900 other values)")
+    assert browser.locator("#parts tbody tr:not([hidden])").count() == 100, "the hundred are counted in the new order"
+    browser.locator("#parts thead button", has_text="p, corrected").click()
+    assert first.locator(".mark").inner_text() == "behind"
+
+
+@pytest.mark.browser
+def test_without_scripts_everything_but_the_matrix_is_there(report: dict[str, Any], tmp_path: Path, chromium: Any):
+    write_report(crowded(report), tmp_path)
+    tab = chromium.new_page(java_script_enabled=False)
+    tab.goto((tmp_path / "report.html").as_uri())
+
+    assert tab.locator("#parts tbody tr").count() == 178
+    assert tab.locator("#parts tbody tr").nth(170).is_visible()
+    assert tab.locator("#explorer tbody tr").nth(299).is_visible()
+    assert tab.locator(".fitted").count() == 2
+    tab.close()
+
+
+@pytest.mark.browser
 def test_rows_are_filtered_by_words_and_by_cell(report: dict[str, Any], tmp_path: Path, browser: Any):
     write_report(report, tmp_path)
     browser.goto((tmp_path / "report.html").as_uri())
@@ -491,12 +858,22 @@ def test_scripts_in_rows_are_inert(report: dict[str, Any], tmp_path: Path, brows
     report["errors"] = [row(1, "both wrong", input=HOSTILE, teacher=HOSTILE, student=HOSTILE)]
     report["confusion"]["labels"][0] = HOSTILE
     report["notes"] = [HOSTILE]
+    report["slices"] = [slice_of(HOSTILE, HOSTILE, 40, -9.0, 0.001)]
+    report["models"][HOSTILE] = model("baseline", 50.0)
+    report["against"][HOSTILE] = {"gold": paired(41.8)}
+    report["calibration"][HOSTILE] = report["calibration"]["small"]
+    report["capacity"]["reason"] = HOSTILE
+    report["spend"]["by_stage"][HOSTILE] = {"requests": 1, "usd": 0.5}
     write_report(report, tmp_path)
 
     browser.goto((tmp_path / "report.html").as_uri())
     browser.fill("#row-filter", "script")
+    browser.fill("#part-filter", "script")
 
     assert browser.title() == "support-triage: pass"
     assert browser.complaints == []
-    assert HOSTILE in browser.inner_text("#explorer tbody tr")
-    assert HOSTILE in browser.inner_text("#confusion-box")
+    for place in ("#explorer tbody tr", "#confusion-box", "#parts tbody th", ".decision", ".notes"):
+        assert HOSTILE in browser.inner_text(place)
+    assert browser.locator("#part-column option").nth(1).inner_text() == HOSTILE
+    assert browser.locator("body").inner_text().count(HOSTILE) >= 15
+    assert browser.locator("img").count() == 0

@@ -25,6 +25,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
         return sign * (both ? a.number - b.number : a.text.localeCompare(b.text));
       });
       body.append(...keyed.map((entry) => entry.row));
+      table.dispatchEvent(new Event("sorted"));
     });
   }
 }
@@ -62,6 +63,32 @@ if (explorer) {
     apply();
     document.getElementById("rows").scrollIntoView();
   };
+  apply();
+}
+
+/* Slices: every word of the filter must be in the row, and its column the chosen one; as many as asked for are shown. */
+const parts = document.getElementById("parts");
+if (parts) {
+  const filter = document.getElementById("part-filter");
+  const column = document.getElementById("part-column");
+  const limit = document.getElementById("part-limit");
+  const said = document.getElementById("part-count");
+  const texts = new Map(Array.from(parts.tBodies[0].rows, (row) => [row, row.textContent.toLowerCase()]));
+  const apply = () => {
+    const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let hits = 0;
+    let shown = 0;
+    for (const row of parts.tBodies[0].rows) {
+      const hit =
+        (!column.value || row.dataset.column === column.value) && words.every((word) => texts.get(row).includes(word));
+      row.hidden = !hit || shown >= Number(limit.value);
+      hits += hit;
+      shown += !row.hidden;
+    }
+    said.textContent = hits === 0 ? "No slice matches." : `${shown} of ${hits} slices${hits < texts.size ? " that match" : ""}`;
+  };
+  for (const control of [filter, column, limit]) control.addEventListener("input", apply);
+  parts.addEventListener("sorted", apply);
   apply();
 }
 
