@@ -1,4 +1,4 @@
-"""report.json and report.html: the proof of a run, for programs and for people.
+"""report.json, report.html and card.md: the proof of a run, for programs, for people and for a hub.
 
 The page is one file that opens from disk, offline, years later: no library, no network, nothing beside it. Everything
 is laid out here and in the template, so that it reads and prints without scripts; the few lines of script sort, filter
@@ -20,6 +20,7 @@ from typing import Any
 
 from ..data.errors import UnderstudyError
 from . import charts, planes, words
+from .card import model_card
 from .words import first_line
 
 __all__ = ["check_report", "first_line", "render_page", "write_report"]
@@ -40,7 +41,7 @@ _ROOM_FOR_CONFUSION = 5_000
 
 
 def write_report(report: Mapping[str, Any], folder: Path) -> None:
-    """Write report.json and report.html into a folder.
+    """Write report.json, report.html and card.md into a folder.
 
     Raises:
         UnderstudyError: the report is not what schema.json says.
@@ -50,6 +51,7 @@ def write_report(report: Mapping[str, Any], folder: Path) -> None:
     files = {
         "report.json": json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
         "report.html": render_page(report),
+        "card.md": model_card(report),
     }
     for name, content in files.items():
         unfinished = folder / f".{name}"

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
+from ruamel.yaml import YAML
 
 from understudy.data.errors import UnderstudyError
+from understudy.pipeline.card import model_card
 from understudy.pipeline.charts import Scale
 from understudy.pipeline.planes import curve, reliability
 from understudy.pipeline.proof import verdict_lines
@@ -271,7 +274,7 @@ def text_of(report: dict[str, Any]) -> str:
 def test_a_report_is_written_for_programs_and_for_people(report: dict[str, Any], tmp_path: Path):
     write_report(report, tmp_path / "new")
 
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["report.html", "report.json"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["card.md", "report.html", "report.json"]
     assert json.loads((tmp_path / "new" / "report.json").read_text(encoding="utf-8")) == report
     assert (tmp_path / "new" / "report.html").stat().st_size < 100_000
 
@@ -485,6 +488,77 @@ def test_a_judge_that_is_the_teacher_is_warned_of_before_anything_else(report: d
     assert "the longer answer 66.0% (63.5 to 68.4)" in text
     report["judge"]["is_the_teacher"] = False
     assert "The judge is the teacher itself" not in text_of(report)
+
+
+def test_the_card_has_the_scores_where_a_hub_looks_for_them(report: dict[str, Any], tmp_path: Path):
+    write_report(crowded(report), tmp_path)
+
+    card = ModelCard.load(tmp_path / "card.md")
+
+    assert card.data.library_name == "transformers"
+    assert card.data.license is None, "whose the answers are is not known"
+    first, further, *_ = card.data.eval_results
+    assert (first.task_type, first.dataset_name, first.dataset_type) == (
+        "text-classification",
+        "support-triage: gold",
+        "support-triage-gold",
+    )
+    assert (first.metric_type, first.metric_value, first.metric_name) == ("accuracy", 91.8, "accuracy (%)")
+    assert (further.metric_type, further.metric_name) == ("f1", "macro F1 (%)")
+    assert len(card.data.eval_results) == 4, "two measures on two tests"
+    assert card.data.model_name == "support-triage small"
+
+
+def test_the_card_says_what_the_page_says(report: dict[str, Any]):
+    text = model_card(crowded(report)).replace("\\", "")
+
+    assert first_line(crowded(report)) in text
+    assert "| small | 91.8 | 90.8 to 92.7 | 91.8 (89.8 to 92.3) | 1,912,320 | 7.6 MB | 4.1 | 6.8 | 38 | $0.20 |" in text
+    assert "| teacher | gold | \N{MINUS SIGN}0.30 | \N{MINUS SIGN}1.20 to +0.50 | 0.61 | Tango |" in text
+    assert "| linear | gold | +3.90 | +3.10 to +4.80 | &lt; 0.001 | root bootstrap |" in text
+    assert "the teacher agrees with itself on 97.7%: 96% of what can be reached" in text
+    assert text.count("| label: ") == 5, "the worst five slices"
+    assert "**The judge is the teacher itself**" in text
+    assert "5,000 more rows are expected to be worth +0.9 points" in text
+    assert "Recipe: `0123456789abcdef`" in text
+
+
+@pytest.mark.parametrize("name", ["no", "1_000", "0o7", "a: [b", "---", 'it\'s "so"', "x\n---\ny", "# x", "~", HOSTILE])
+def test_names_stay_names_in_the_front_matter_of_the_card(report: dict[str, Any], name: str):
+    report["name"] = report["verdict"]["test"] = name
+    report["tests"] = {name: report["tests"]["gold"]}
+    for facts in report["models"].values():
+        facts["score"], facts["further"] = {name: facts["score"]["gold"]}, {}
+
+    text = model_card(report)
+    said = " ".join(name.split())
+
+    (result,) = ModelCard(text).data.eval_results
+    assert result.dataset_name == f"{said}: {said}"
+    assert ModelCard(text).data.model_name == f"{said} small"
+    assert YAML(typ="safe").load(text.split("---\n")[1])["model-index"][0]["name"] == f"{said} small"
+
+
+def test_what_strangers_wrote_is_neither_markdown_nor_html_on_the_card(report: dict[str, Any]):
+    odd = "[a](b) | `c` **d** $e$ <b>\n# f \ud83d"
+    report["slices"][0]["value"] = report["notes"][0] = report["capacity"]["reason"] = odd
+
+    body = model_card(report).split("---\n", 2)[2]
+
+    said = r"\[a\](b) \| \`c\` \*\*d\*\* \$e\$ &lt;b&gt; \# f"
+    assert body.count(said) == 3
+    assert not re.search(r"<\w", body)
+
+
+def test_a_run_without_a_student_has_a_card_without_scores_of_one(report: dict[str, Any]):
+    report |= {"verdict": None, "difference": {}, "slices": [], "curve": None, "capacity": None, "mistakes": None}
+    del report["models"]["small"]
+
+    card = ModelCard(model_card(report))
+
+    assert card.data.eval_results is None
+    assert "NOT JUDGED: the recipe has no student" in card.text
+    assert "| teacher | 92.1 |" in card.text
 
 
 def test_what_strangers_wrote_stays_text(report: dict[str, Any]):
