@@ -116,7 +116,7 @@ def gaps(report: Report) -> dict[str, Any] | None:
         {**_whisker(test, "student judged", gap, signed(gap["value"]), between(gap)), "method": gap["method"]}
         for test, gap in report["difference"].items()
     ]
-    if not rows:
+    if not rows or not report["verdict"]:
         return None
     margin = report["margin"]
     return {"rows": rows, "scale": Scale.over([*_ends(rows), -1.4 * margin, 0.4 * margin], -100, 100)}

@@ -145,7 +145,7 @@ def payback(report: Mapping[str, Any]) -> str:
     theirs, ours = (report["models"][name]["usd_per_1000"] for name in ("teacher", student))
     if report["payback_requests"] is not None:
         requests = whole(report["payback_requests"])
-        return f"{student} pays for itself after {requests} requests, by what they would have cost with the teacher."
+        return f"{student} pays for itself after {requests} requests: by then it has saved what its teacher was paid."
     if theirs is not None and ours is not None and ours >= theirs:
         return f"{student} costs no less than the teacher, so it never pays for itself."
     return (

@@ -599,6 +599,66 @@ def test_a_report_without_the_optional_pieces_is_a_page_too(report: dict[str, An
     assert sections == {"difference", "scores", "models", "cost", "provenance"}
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        *(
+            "verdict",
+            "curve",
+            "capacity",
+            "mistakes",
+            "judge",
+            "payback_requests",
+            "confusion",
+            "difference",
+            "against",
+        ),
+        *("retention", "gap_closed", "agreement", "ceiling", "calibration", "rows", "seconds"),
+        *("slices", "errors", "notes", "good_enough"),
+    ],
+)
+def test_any_piece_of_a_report_may_be_missing(report: dict[str, Any], field: str):
+    report = crowded(report)
+    nothing: dict[type, Any] = {dict: {}, list: []}
+    null = field in ("verdict", "curve", "capacity", "mistakes", "judge", "confusion")
+    report[field] = None if null else nothing.get(type(report[field]))
+
+    check_report(report)
+
+    assert render_page(report).endswith("</html>")
+    assert model_card(report).startswith("---\n")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda report: [
+            facts["score"]["gold"].update(value=100, low=100, high=100) for facts in report["models"].values()
+        ],
+        lambda report: [part["difference"].update(value=0, low=0, high=0) for part in report["slices"]],
+        lambda report: [part["difference"].update(value=-100, low=-100, high=-100) for part in report["slices"]],
+        lambda report: [part.update(value=50, low=50, high=50) for part in report["curve"]["points"]],
+        lambda report: report["curve"].update(fit=None, test="another"),
+        lambda report: report["curve"]["next"].update(usd=None),
+        lambda report: report["ceiling"]["gold"].update(reached=None),
+        lambda report: report["mistakes"].update(copied=0, differ=0, new=0),
+        lambda report: report["calibration"]["small"].update(bins=[]),
+        lambda report: report["judge"].update(pairs=0, first_preferred={"value": 0, "low": 0, "high": 100}),
+        lambda report: report["models"]["small"].update(usd_per_1000=0, per_second=0),
+        lambda report: report["spend"].update(usd=0, by_stage={}),
+        lambda report: report.update(margin=1e-6),
+        lambda report: report.update(margin=90.0),
+    ],
+)
+def test_values_at_their_ends_are_drawn(report: dict[str, Any], change: Any):
+    report = crowded(report)
+    change(report)
+
+    check_report(report)
+
+    assert render_page(report).endswith("</html>")
+
+
 def test_a_run_without_students_is_reported_as_not_judged(report: dict[str, Any], tmp_path: Path):
     report |= {"verdict": None, "difference": {}, "against": {}, "retention": {}, "agreement": {}}
     report |= {"gap_closed": {}, "ceiling": {}, "slices": [], "calibration": {}, "curve": None, "capacity": None}
