@@ -76,7 +76,7 @@ def publish_report(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> dict
         known = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = None
-    if known != report or not (folder / "report.html").exists():
+    if known != report or not all((folder / name).exists() for name in ("report.html", "card.md")):
         write_report(report, folder)
     return report
 

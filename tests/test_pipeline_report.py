@@ -30,7 +30,14 @@ def score(value: float) -> dict[str, Any]:
 
 
 def model(kind: str, value: float, **facts: Any) -> dict[str, Any]:
-    empty = {"parameters": None, "bytes": None, "latency_ms": None, "per_second": None, "usd_per_1000": None}
+    empty = {
+        "parameters": None,
+        "bytes": None,
+        "memory": None,
+        "latency_ms": None,
+        "per_second": None,
+        "usd_per_1000": None,
+    }
     further = {"gold": {"macro_f1": {"value": value, "low": max(value - 2, 0.0), "high": value + 0.5}}}
     return {"kind": kind, "score": {"gold": score(value)}, "further": further, **empty, **facts}
 
@@ -65,6 +72,7 @@ def report() -> dict[str, Any]:
                 91.8,
                 parameters=1_912_320,
                 bytes=7_649_280,
+                memory=612_000_000,
                 latency_ms={"p50": 4.1, "p95": 6.8},
                 seeds=[{"seed": seed, "validation": 90.0 + seed, "score": {"gold": 91.0 + seed}} for seed in (0, 1)],
             ),
