@@ -30,6 +30,13 @@ HUB = "hub://"
 _TEXT_COLUMNS = ("input", "text", "message", "question", "prompt")
 _OUTPUT_COLUMNS = ("output", "label", "answer")
 _SLICES = "evaluate.slices"
+
+SHEET_COLUMNS = ("sheet_id", "input", "output")
+"""Header of a sheet to be labelled by hand: rows without an output are still to come."""
+
+_GUARD = "'"
+"""Stands before what a spreadsheet would take for a formula, a number or a date."""
+
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
@@ -153,6 +160,10 @@ def read_pairs(
                 if output is None:  # a line of empty cells, as spreadsheets leave them
                     continue
                 raise BadInput(f"{place}: the output '{output[:40]}' has no input; add one, or remove the row")
+            if SHEET_COLUMNS[0] in record:
+                text = unguarded(text)
+                if output is None:
+                    continue
             if answered and output is None:
                 raise BadInput(f"{place}: no output; found {', '.join(map(str, record))}; add `output` (or `label`)")
             chosen = _cell(record.get("id"))
@@ -167,8 +178,42 @@ def read_pairs(
             marks = {column: _column(record, column, place, _SLICES) for column in columns}
             rows.append(Source(name, text, name if answered else root, side or "train", origin, output, marks))
     if not rows:
-        raise BadInput(f"{key}: {path}: holds no rows; expected one {{input, output}} object a line")
+        raise BadInput(f"{key}: {path}: holds no rows with an output; expected one {{input, output}} object a line")
     return rows
+
+
+def count_rows(path: str, folder: Path, key: str) -> int:
+    """Rows with an input, with or without an output."""
+    records = (record for file in expand(path, folder, key) for _, record in _records(file))
+    return sum(any(_cell(record.get(name)).strip() for name in _TEXT_COLUMNS) for record in records)
+
+
+def read_sheet(file: Path) -> list[Source]:
+    """The rows of a sheet, labelled or not, under their own ids.
+
+    Raises:
+        BadInput: the file is no sheet.
+    """
+    rows = []
+    for place, record in _records(file):
+        if missing := [column for column in SHEET_COLUMNS if column not in record]:
+            raise BadInput(
+                f"{place}: no column '{missing[0]}', so this is no sheet that `sample` wrote; choose another file"
+            )
+        name, text = _cell(record["sheet_id"]), unguarded(_cell(record["input"]))
+        rows.append(Source(name, text, name, "test", "unlabeled", _output(record["output"])))
+    return rows
+
+
+def guarded(text: str) -> str:
+    """A cell that a spreadsheet shows and saves as it is."""
+    means_something = text[:1] in ("=", "+", "-", "@", "\t", "\r", _GUARD) or not any(map(str.isalpha, text))
+    return _GUARD + text if means_something else text
+
+
+def unguarded(text: str) -> str:
+    """What `guarded` was given."""
+    return text.removeprefix(_GUARD)
 
 
 def _unlabeled_records(unlabeled: Unlabeled, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -254,6 +254,23 @@ def report(recipe: Path, root: Path | None, overrides: Sequence[str], events: bo
 
 
 @_recipe_command(
+    "Write a sheet of inputs to label by hand, which becomes the gold test; one that is there is kept and added to.",
+    example="understudy sample jobs/tickets/recipe.yaml --rows 300",
+)
+@click.option("--rows", type=click.IntRange(1), default=300, show_default=True, help="Rows on the sheet.")
+@click.option("--to", type=click.Path(path_type=Path), help="The sheet; by default sample.csv beside the recipe.")
+def sample(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool, rows: int, to: Path | None) -> int:
+    from ..pipeline.sheet import write_sheet
+
+    with _opened(recipe, root, overrides, events) as opened:
+        sheet = write_sheet(opened, to or opened.folder / "sample.csv", rows)
+        for line in sheet.lines(opened):
+            opened.reporter.say(line)
+        opened.reporter.event("sample", path=str(sheet.path), rows=sheet.rows, labelled=sheet.labelled)
+    return 0
+
+
+@_recipe_command(
     "Answer with the trained student: one text, or one a line from stdin with `-`.",
     example='understudy answer jobs/tickets/recipe.yaml "Where is my parcel?"',
 )

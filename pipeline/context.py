@@ -15,7 +15,7 @@ from typing import Any
 from ..data.errors import BadInput
 from ..data.ledger import Ledger
 from ..data.rows import Source
-from ..data.sources import read_pairs, read_unlabeled
+from ..data.sources import count_rows, read_pairs, read_unlabeled
 from ..data.storage import Storage
 from ..data.teacher import Teacher
 from ..teachers.recorded import RecordedTeacher, Spend, spent_before
@@ -158,9 +158,16 @@ class Run:
             key = f"task.test.{name}"
             columns = self.recipe.evaluate.slices
             tests[name] = read_pairs(path, self.folder, key, answered=True, side="test", columns=columns)
+            self._tell_of_a_sheet(path, key, len(tests[name]))
             check_labels(tests[name], self.recipe.labels, f"{key}: {path}")
             check_references(tests[name], self.recipe, f"{key}: {path}")
         return tests
+
+    def _tell_of_a_sheet(self, path: str, key: str, labelled: int) -> None:
+        """Say how much of a sheet is done, where some of it is not."""
+        rows = count_rows(path, self.folder, key)
+        if labelled < rows:
+            self.tell([f"{path}: {labelled} of {rows} rows are labelled; the others are left out"])
 
     def rest(self) -> None:
         """Have teachers give back engines, workers and connections; whoever is asked again starts again."""

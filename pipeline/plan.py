@@ -24,7 +24,7 @@ from .context import Run
 from .executor import Asking, ask_all
 from .generate import AskCandidate, Candidate, accepted, first_candidates
 from .run import artifacts
-from .verdict import rows_needed
+from .verdict import USUAL_DISCORDANCE, rows_needed
 
 Array = npt.NDArray[np.float64]
 Item = TypeVar("Item")
@@ -35,9 +35,6 @@ _SAMPLED = 200
 
 _BASELINES = 3
 """Of those, the untrained student among them, that free text has."""
-
-_DISCORDANCE = 0.08
-"""Share of rows on which student and teacher differ in being right; 0.05 to 0.15 is usual."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +117,8 @@ class Plan:
         for part in self.asked:
             yield part.line()
         have = "held-out rows" if self.test_rows is None else f"{self.test_rows} gold rows"
-        yield f"  verdict: {have}; about {self.needed_rows} are needed if the two differ on {_DISCORDANCE:.0%} of them"
+        differ = f"if the two differ on {USUAL_DISCORDANCE:.0%} of them"
+        yield f"  verdict: {have}; about {self.needed_rows} are needed {differ}"
 
 
 def plan(run: Run, pilot: int = 0) -> Plan:
@@ -153,7 +151,7 @@ def plan(run: Run, pilot: int = 0) -> Plan:
         judged = [row for test in gold.values() for row in test]
         asked.append(_judge(run, recipe.evaluate.judge, len(judged), judged[:_SAMPLED] or sample))
     test_rows = len(next(iter(gold.values()))) if gold else None
-    return Plan(states, asked, test_rows, rows_needed(_DISCORDANCE, recipe.evaluate.margin))
+    return Plan(states, asked, test_rows, rows_needed(USUAL_DISCORDANCE, recipe.evaluate.margin))
 
 
 def _pilot_generate(run: Run, rows: int) -> tuple[Piloted, list[Source]]:

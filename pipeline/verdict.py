@@ -35,6 +35,9 @@ FEWEST_ROOTS = 20
 FEW_DIFFERING = 10
 """Under this many roots that differ, the bootstrap alone is not trusted."""
 
+USUAL_DISCORDANCE = 0.08
+"""Share of rows on which student and teacher differ in being right, before anything is known; 0.05 to 0.15 is usual."""
+
 Z = NormalDist().inv_cdf(0.95)
 
 
