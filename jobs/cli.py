@@ -293,6 +293,22 @@ def answer(
     return 0
 
 
+@_recipe_command(
+    "Hand on what was judged in another program's form: `lm-eval` is a task for lm-evaluation-harness.",
+    example="understudy export jobs/tickets/recipe.yaml --format lm-eval --to tickets-test",
+)
+@click.option("--format", "form", type=click.Choice(["lm-eval"]), required=True, help="What to write.")
+@click.option("--to", type=click.Path(path_type=Path), required=True, help="A folder that is not there yet.")
+def export(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool, form: str, to: Path) -> int:
+    from ..pipeline.export import FORMATS
+
+    with _opened(recipe, root, overrides, events) as opened:
+        files = FORMATS[form](opened, to)
+        opened.reporter.say(f"wrote {', '.join(path.name for path in files)} in {to}")
+        opened.reporter.event("export", format=form, files=[str(path) for path in files])
+    return 0
+
+
 @cli.command(epilog="Example: understudy init tickets --from tickets.csv")
 @click.argument("name")
 @click.option("--from", "source", type=click.Path(path_type=Path), help="A file of unlabelled inputs to start from.")
