@@ -148,6 +148,7 @@ class OpenAITeacher:
         self._written = 0.0
         """Tokens of an answer, a moving mean."""
         self._others: set[str] = set()
+        self._sent_other_tokens = False
         self._backoff = backoff
         self._refused: set[str] = set()
         self._answered = False
@@ -293,7 +294,8 @@ class OpenAITeacher:
             remedy = "check base_url" if self._url.endswith("/v1") else "base_url should end in /v1"
             raise self._unreachable(path, "answered with an HTML page, not JSON", remedy)
         if status < 300:
-            return _Fault("malformed", f"not JSON: {short}"[: reply.LONGEST_MESSAGE], again=True, billed=True)
+            found = f"not JSON: {short}"[: reply.LONGEST_MESSAGE] if text.strip() else "the reply is empty"
+            return _Fault("malformed", found, again=True, billed=True)
         about_the_prompt = _ABOUT_THE_PROMPT.search(said.replace(self._recipe.model, ""))
         remedy = self._remedy(status)
         if remedy and not (status in (403, 404) and about_the_prompt):
@@ -336,6 +338,9 @@ class OpenAITeacher:
         read, written = reply.count(usage, "prompt_tokens"), reply.count(usage, "completion_tokens")
         self._written += (written - self._written) / 64
         self._note_another(payload)
+        if not text.lstrip().startswith(first := reply.beginning(tokens)):
+            tokens = ()
+            self._note_other_tokens(first, text)
         return Answer(prompt.id, text, finish or "stop", read, written, tokens)
 
     def _note_another(self, payload: dict[str, Any]) -> None:
@@ -345,6 +350,16 @@ class OpenAITeacher:
             self._others.add(named)
             found = f"asked for `{self._recipe.model}`, answered by `{reply.short(named, self._secrets)}`"
             self.notes.append(f"{self._where}{found}; if that is another model, give it a `revision` of its own")
+
+    def _note_other_tokens(self, first: str, text: str) -> None:
+        """Say once that log-probabilities are not the answer's own, as where they are of the reasoning before it."""
+        if not self._sent_other_tokens:
+            self._sent_other_tokens = True
+            found, expected = (reply.short(said, self._secrets)[:20] for said in (first, text))
+            self.notes.append(
+                f"{self._where}the server sent log-probabilities of other tokens than the answer's, `{found}` for "
+                f"`{expected}`; such answers go without: draw several samples, or use another server"
+            )
 
     async def _connection(self) -> tuple[ClientSession, Slots]:
         loop = asyncio.get_running_loop()

@@ -16,6 +16,7 @@ from ..data.rows import Token
 _LONGEST_RETRY_AFTER = 60.0
 LONGEST_MESSAGE = 200
 _LOWEST_LOGPROB = -9999.0  # vLLM's word for minus infinity, which JSON cannot spell
+_SPACE = " \t\n\r\u2581\u0120\u010a"  # the last three are how vocabularies spell a space and a line end
 
 
 def at(value: Any, *path: str | int) -> Any:
@@ -49,6 +50,12 @@ def tokens(content: Any) -> tuple[Token, ...]:
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         return ()
+
+
+def beginning(tokens: Iterable[Token]) -> str:
+    """What the tokens say first, space aside; empty where that is a part of a character."""
+    first = next(filter(None, (token.text.strip(_SPACE) for token in tokens)), "")
+    return "" if "\ufffd" in first or first.startswith("\\x") else first
 
 
 def without_reasoning(text: str, tokens: tuple[Token, ...]) -> tuple[str, tuple[Token, ...]]:

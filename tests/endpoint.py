@@ -24,7 +24,8 @@ class Reply:
     delay: float = 0.0
     """Seconds before the first byte."""
     fault: str = ""
-    """`drop` hangs up before a status line; `cut` sends half of the body and hangs up."""
+    """`drop` hangs up before a status line, `headers` after the headers, `cut` after half of the body; `stall` sends the
+    headers and then nothing."""
 
 
 @dataclass(frozen=True)
@@ -137,10 +138,13 @@ class Endpoint:
         transport = request.transport
         if not reply.fault or transport is None:
             return web.Response(body=data, status=reply.status, headers=headers)
-        if reply.fault == "cut":
+        if reply.fault != "drop":
             response = web.StreamResponse(status=reply.status, headers=headers)
             response.content_length = len(data)
             await response.prepare(request)
+        if reply.fault == "cut":
             await response.write(data[: len(data) // 2])
+        if reply.fault == "stall":
+            await asyncio.sleep(30)
         transport.close()
         return web.Response()

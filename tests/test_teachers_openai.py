@@ -10,9 +10,13 @@ import pytest
 from pydantic import ValidationError
 
 from understudy.data.errors import BadInput, TeacherUnreachable
+from understudy.data.ledger import Ledger
 from understudy.data.rows import Answer, Failed, Message, Prompt, Token
+from understudy.data.storage import LocalStorage
 from understudy.data.teacher import Sampling, Teacher
+from understudy.teachers.kind import Price
 from understudy.teachers.openai import OpenAIRecipe, OpenAITeacher
+from understudy.teachers.recorded import RecordedTeacher, Spend
 from understudy.teachers.reply import seconds
 
 from .endpoint import Endpoint, Reply, error, says
@@ -34,7 +38,7 @@ def prompt(number: int = 0, text: str = "hello", **fields) -> Prompt:
     return Prompt(f"p{number}", (Message("user", text),), **fields)
 
 
-def ask(model: OpenAITeacher, asked: Prompt | None = None, sampling: Sampling = GREEDY):
+def ask(model: Teacher, asked: Prompt | None = None, sampling: Sampling = GREEDY):
     return asyncio.run(model.answer(asked or prompt(), sampling))
 
 
@@ -98,6 +102,28 @@ def test_a_reply_without_usage_costs_no_tokens_and_one_without_a_reason_stopped(
         assert ask(teacher(endpoint)) == Answer("p0", "yes")
 
 
+USAGES = [
+    {"prompt_tokens": 0, "completion_tokens": 0},
+    {"prompt_tokens": 7, "completion_tokens": 0},
+    {"prompt_tokens": -7, "completion_tokens": "2"},
+    {"prompt_tokens": None},
+    [7, 2],
+    None,
+]
+
+
+@pytest.mark.parametrize("usage", USAGES, ids=str)
+def test_usage_that_counts_nothing_is_paid_for_by_the_most_it_can_have_been(tmp_path, usage):
+    price = Price(input=1.0, output=2.0)
+    with Endpoint(Reply({**says("ok").body, "usage": usage})) as endpoint:
+        model = teacher(endpoint)
+        ledger, spend = Ledger(LocalStorage(tmp_path)), Spend(cap=1.0)
+        ask(RecordedTeacher(model, ledger, spend, run="r", price=price))
+        ledger.close()
+
+    assert spend.usd == pytest.approx(((len("hello") + 16 + 16) * price.input + 512 * price.output) / 1e6)
+
+
 LOGPROBS = {
     "content": [
         {
@@ -127,6 +153,33 @@ def test_log_probabilities_in_another_shape_do_not_cost_the_answer(shape):
     with Endpoint(says("billing", logprobs=shape)) as endpoint:
         answer = ask(teacher(endpoint), sampling=Sampling(logprobs=4))
     assert (answer.text, answer.tokens) == ("billing", ())
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens", "kept"),
+    [
+        ("billing", ("other",), False),
+        ("billing", ("The", " label", " is", " billing"), False),
+        ("**billing**", ("billing",), False),
+        ("billing", ("bill", "ing", "<|im_end|>"), True),
+        (" billing", ("\n", " bill", "ing"), True),
+        ("Über", ("\\xc3", "\\x9c", "ber"), True),
+        ("\N{SNOWMAN}", ("\ufffd", "\ufffd"), True),
+    ],
+)
+def test_log_probabilities_of_other_tokens_than_the_text_are_left_out_and_noted_once(text, tokens, kept):
+    logprobs = {"content": [{"token": token, "logprob": -1} for token in tokens]}
+    with Endpoint(then=says(text, logprobs=logprobs)) as endpoint:
+        model = teacher(endpoint)
+        answers = [ask(model, sampling=Sampling(logprobs=1)) for _ in range(2)]
+
+    assert [answer.text for answer in answers] == [text, text]
+    assert [token.text for token in answers[0].tokens] == (list(tokens) if kept else [])
+    noted = (
+        f"teacher lead: the server sent log-probabilities of other tokens than the answer's, `{tokens[0]}` for "
+        f"`{text}`; such answers go without: draw several samples, or use another server"
+    )
+    assert model.notes == ([] if kept else [noted])
 
 
 THINKING = "<think>\nis it a bill?\n</think>\n\nbilling"
@@ -239,7 +292,9 @@ def test_a_message_is_one_line_of_at_most_200_characters():
         (error(408, "took too long"), "timeout", "took too long"),
         (Reply('{"choices": [{"mess'), "malformed", 'not JSON: {"choices": [{"mess'),
         (Reply('["a"]'), "malformed", 'not JSON: ["a"]'),
+        (Reply(""), "malformed", "the reply is empty"),
         (Reply(says("ok").body, fault="cut"), "malformed", "the reply was cut in the middle"),
+        (Reply(says("ok").body, fault="headers"), "malformed", "the reply was cut in the middle"),
         (Reply(fault="drop"), "connection", "the connection was lost before a reply"),
     ],
 )
@@ -257,6 +312,7 @@ def test_a_fault_that_may_pass_is_tried_again_and_then_a_failed_row(reply, kind,
         error(429, "slow down"),
         Reply("{"),
         Reply(says("ok").body, fault="cut"),
+        Reply(says("ok").body, fault="headers"),
         Reply(fault="drop"),
     ],
 )
@@ -269,6 +325,13 @@ def test_a_fault_that_passes_costs_only_another_request(fault):
 def test_a_slow_prompt_is_a_timeout_once_the_server_has_answered_another():
     hangs = Reply(says("late").body, delay=30)
     with Endpoint(says("first"), then=hangs) as endpoint:
+        model = teacher(endpoint, timeout_seconds=0.5, tries=2)
+        assert ask(model).text == "first"
+        assert ask(model) == Failed("p0", "timeout", "no reply within 0.5 s", billed=True)
+
+
+def test_headers_that_no_body_follows_are_a_timeout_too():
+    with Endpoint(says("first"), then=Reply(says("late").body, fault="stall")) as endpoint:
         model = teacher(endpoint, timeout_seconds=0.5, tries=2)
         assert ask(model).text == "first"
         assert ask(model) == Failed("p0", "timeout", "no reply within 0.5 s", billed=True)
