@@ -75,6 +75,17 @@ class OpenAIRecipe(TeacherRecipe):
     reasoning: Literal["drop", "keep"] = "drop"
     """What becomes of a `<think>` block before the answer."""
 
+    @field_validator("api_key_env", "headers_env")
+    @classmethod
+    def _names_variables(cls, given: str | dict[str, str] | None) -> str | dict[str, str] | None:
+        names = given.values() if isinstance(given, dict) else [given] if given else []
+        if not all(name.isidentifier() for name in names):  # what it is instead is not shown: it may be the key
+            raise ValueError(
+                "is not the name of an environment variable; put the key in one, such as OPENAI_API_KEY, and its name "
+                "here"
+            )
+        return given
+
     @field_validator("extra_body")
     @classmethod
     def _does_not_contradict(cls, extra: dict[str, Any]) -> dict[str, Any]:
@@ -93,7 +104,7 @@ class OpenAIRecipe(TeacherRecipe):
 
 def _secret(variable: str, name: str, key: str) -> str:
     """A value that only the environment may hold, without the line end it was pasted with."""
-    value = "".join(os.environ.get(variable, "").split())
+    value = " ".join(os.environ.get(variable, "").split())
     if not value:
         found = f"{variable} is not set in the environment"
         raise BadInput(f"teacher {name}: {found}; export it, or remove `{key}`")
@@ -144,7 +155,9 @@ class OpenAITeacher:
         self._recipe = recipe
         self._url = recipe.base_url.rstrip("/")
         self._headers = {**({"Authorization": f"Bearer {key}"} if key else {}), **(headers or {})}
-        self._secrets = tuple(filter(None, (key, *(headers or {}).values())))
+        credentials = (value.rpartition(" ")[2] for value in (headers or {}).values())  # what follows the scheme
+        self._secrets = tuple(filter(None, (key, *credentials)))
+        self._unsayable = reply.spellings(self._secrets)
         self._written = 0.0
         """Tokens of an answer, a moving mean."""
         self._others: set[str] = set()
@@ -278,7 +291,7 @@ class OpenAITeacher:
 
     def _judge(self, path: str, status: int, headers: Mapping[str, str], text: str) -> dict[str, Any] | _Fault:
         """The reply where there is one to read, else its fault; raises where none will come."""
-        payload = reply.parsed(text)
+        payload = reply.parsed(reply.hidden(text, self._unsayable))
         if status < 300 and payload is not None:
             if payload.get("choices") or not payload.get("error"):
                 return payload

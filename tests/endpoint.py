@@ -24,8 +24,8 @@ class Reply:
     delay: float = 0.0
     """Seconds before the first byte."""
     fault: str = ""
-    """`drop` hangs up before a status line, `headers` after the headers, `cut` after half of the body; `stall` sends the
-    headers and then nothing."""
+    """`drop` hangs up before a status line, `headers` after the headers, `cut` after half of the body; `stall` stays
+    silent after the headers."""
 
 
 @dataclass(frozen=True)

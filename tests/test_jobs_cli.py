@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from understudy.data.errors import BadInput
@@ -207,22 +208,50 @@ def test_a_plan_of_written_inputs_counts_both_stages_and_its_pilot_is_not_paid_f
 # --- secrets
 
 
+def echoes(body: dict) -> Reply:
+    """An endpoint that repeats the key wherever it can."""
+    if "temperature" in body:
+        return error(400, f"temperature is not for {SECRET}")
+    if asked(body) == TEXTS[3]:
+        return error(400, f"no credit for {SECRET}")
+    if asked(body) == TEXTS[4]:
+        return says(f"the key is {SECRET}")
+    answer = labels(body)
+    return Reply({**answer.body, "model": f"m of {SECRET}"}, headers={"X-Key": SECRET})
+
+
+def read(file: Path) -> bytes:
+    """What a file says; the values of a Parquet file, which is compressed."""
+    if file.suffix == ".parquet":
+        return repr(pq.read_table(file).to_pylist()).encode()
+    return file.read_bytes()
+
+
+@pytest.mark.slow
 def test_a_key_is_in_no_file_and_in_no_line_that_a_run_leaves(job):
-    def reply(body: dict) -> Reply:
-        return error(400, f"no credit for {SECRET}") if asked(body) == TEXTS[3] else labels(body)
-
-    with Endpoint(then=reply) as endpoint:
+    rows(job / "gold.jsonl", *({"input": text, "output": team(text)} for text in TEXTS[200:230]))
+    change(job, "  unlabeled", "  test: {gold: gold.jsonl}\n  unlabeled")
+    change(job, "teachers:", "max_failed: 0.5\nstudent: {init: {parameters: 0.3M}, train: {epochs: 1}}\nteachers:")
+    commands = ("preview", "plan --pilot 4", "run --no-gate", "status", "report", "answer")
+    said = ""
+    with Endpoint(then=echoes) as endpoint:
         ask_endpoint(job, endpoint.base_url, api_key_env="THE_KEY", headers_env="{X-Gate: THE_KEY}")
-        change(job, "teachers:", "max_failed: 0.5\nteachers:")
-        done = understudy("label", "recipe.yaml", "--json", cwd=job, THE_KEY=SECRET)
-        plan = understudy("plan", "recipe.yaml", "--json", cwd=job, THE_KEY=SECRET)
+        for command, *flags in map(str.split, commands):
+            words = ["hello"] if command == "answer" else []
+            done = understudy(command, "recipe.yaml", *words, *flags, "--json", cwd=job, THE_KEY=SECRET)
+            assert done.returncode == 0, done.stderr
+            said += done.stdout + done.stderr
 
-    assert done.returncode == 0
-    assert endpoint.requests[0].headers["Authorization"] == f"Bearer {SECRET}"
-    assert SECRET not in done.stdout + done.stderr + plan.stdout + plan.stderr
-    left = [file for file in job.rglob("*") if file.is_file()]
-    assert any(b"no credit for ***" in file.read_bytes() for file in left if file.suffix == ".parquet")
-    assert not [file for file in left if SECRET.encode() in file.read_bytes()]
+    sent = endpoint.requests[0].headers
+    assert (sent["Authorization"], sent["X-Gate"]) == (f"Bearer {SECRET}", SECRET)
+    assert "temperature is not for ***" in said
+    assert "answered by `m of ***`" in said
+    left = {file: read(file) for file in job.rglob("*") if file.is_file()}
+    for where, words in {"stages": b"no credit for ***", "ledger": b"the key is ***"}.items():
+        assert any(words in content for file, content in left.items() if where in file.parts)
+    assert {"report.json", "report.html", "manifest.json", "recipe.yaml"} <= {file.name for file in left}
+    assert SECRET not in said
+    assert not [file for file, content in left.items() if SECRET.encode() in content]
 
 
 # --- help
@@ -355,6 +384,11 @@ MISTAKES = {
     "a key that is not in the environment": (
         lambda job: ask_endpoint(job, "http://127.0.0.1:9/v1", api_key_env="OPENAI_API_KEY"),
         "teacher lead: OPENAI_API_KEY is not set in the environment; export it, or remove `api_key_env`",
+    ),
+    "a key where its variable's name should be": (
+        lambda job: ask_endpoint(job, "http://127.0.0.1:9/v1", api_key_env=SECRET),
+        "job/recipe.yaml:13: teachers.lead.api_key_env: is not the name of an environment variable; put the key in "
+        "one, such as OPENAI_API_KEY, and its name here",
     ),
     "a hub of models that is a typo": (
         lambda job: change(

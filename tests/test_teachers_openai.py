@@ -592,6 +592,41 @@ def test_the_key_travels_in_the_header_and_is_found_nowhere_else(monkeypatch):
     assert "sk-very" not in message
 
 
+def test_a_key_that_an_answer_repeats_is_hidden_there_too():
+    logprobs = {"content": [{"token": KEY, "logprob": -1, "top_logprobs": [{"token": f" {KEY}", "logprob": -1}]}]}
+    with Endpoint(says(f"{KEY}, you said", finish=KEY, logprobs=logprobs)) as endpoint:
+        answer = ask(teacher(endpoint, key=KEY), sampling=Sampling(logprobs=1))
+
+    assert answer.text == "***, you said"
+    assert answer.tokens == (Token("***", -1, ((" ***", -1),)),)
+    assert "sk-very" not in repr(answer)
+
+
+def test_a_key_is_hidden_as_json_escapes_it_and_a_word_in_its_place_is_not():
+    said = Reply('{"choices": [{"message": {"content": "0123456789/abcdef/ and 0123456789\\/abcdef\\/"}}]}')
+    with Endpoint(said, says("the token is EMPTY")) as endpoint:
+        assert ask(teacher(endpoint, key="0123456789/abcdef/")).text == "*** and ***"
+        assert ask(teacher(endpoint, key="EMPTY")).text == "the token is EMPTY"
+
+
+def test_a_key_in_the_address_of_a_redirect_is_hidden():
+    moved = Reply("", 301, {"Location": f"https://other.example/v1?key={KEY}"})
+    with Endpoint(then=moved) as endpoint:
+        assert "https://other.example/v1?key=***; put that" in refusal(teacher(endpoint, key=KEY))
+
+
+@pytest.mark.parametrize("fields", [{"api_key_env": KEY}, {"headers_env": {"X-Gateway": KEY}}], ids=["key", "header"])
+def test_a_key_where_its_variables_name_should_be_is_refused_without_being_shown(fields):
+    with pytest.raises(ValidationError) as refused:
+        recipe("http://127.0.0.1:1/v1", **fields)
+
+    (fault,) = refused.value.errors()
+    assert fault["msg"] == (
+        "Value error, is not the name of an environment variable; put the key in one, such as OPENAI_API_KEY, and its "
+        "name here"
+    )
+
+
 def test_no_key_sends_no_authorization():
     with Endpoint() as endpoint:
         ask(teacher(endpoint))
@@ -717,6 +752,16 @@ def test_headers_come_from_the_environment_and_are_shown_nowhere(monkeypatch):
     assert endpoint.requests[0].headers["X-Gateway"] == "gate-secret"
     assert failed.message == "bad token ***"
     assert "gate-secret" not in repr(recipe)
+
+
+def test_a_header_keeps_its_scheme_and_its_credentials_are_hidden_without_it_too(monkeypatch):
+    monkeypatch.setenv("GATEWAY_TOKEN", " Basic Z2F0ZS1zZWNyZXQ=\n")
+    with Endpoint(error(400, "bad credentials Z2F0ZS1zZWNyZXQ=")) as endpoint:
+        fields = recipe(endpoint.base_url, headers_env={"Proxy-Authorization": "GATEWAY_TOKEN"})
+        failed = ask(fields.build("lead", Path()))
+
+    assert endpoint.requests[0].headers["Proxy-Authorization"] == "Basic Z2F0ZS1zZWNyZXQ="
+    assert failed.message == "bad credentials ***"
 
 
 def test_a_header_whose_variable_is_missing_is_named(monkeypatch):
