@@ -23,10 +23,13 @@ from understudy.pipeline.run import artifacts, run_stages
 from .endpoint import Endpoint, Reply, error, says
 
 ray = pytest.importorskip("ray", reason="Ray is not installed; pip install 'understudy[ray]'")
-from ray.cluster_utils import Cluster  # noqa: E402  after the skip
+from ray._private.state import state  # noqa: E402  after the skip
+from ray.cluster_utils import Cluster  # noqa: E402
+from ray.experimental import internal_kv  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
+SECRET = "sk-very-secret-0123456789"
 LABELS = ["billing", "delivery", "other"]
 TEXTS = [f"message number {n} about order {n * 7919}" for n in range(600)]
 
@@ -35,6 +38,7 @@ TEXTS = [f"message number {n} about order {n * 7919}" for n in range(600)]
 def cluster():
     """A head that takes no work and two nodes that do; ended by its own processes, never by `ray stop`."""
     with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("THE_KEY", SECRET)
         patched.setenv("RAY_AUTH_MODE", "disabled")
         patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patched.setenv("RAY_health_check_period_ms", "500")
@@ -154,6 +158,33 @@ def test_a_key_that_the_nodes_do_not_have_is_named(tmp_path, cluster, monkeypatc
         "on a Ray worker: teacher lead: ONLY_ON_THE_DRIVER is not set in the environment; export it, or remove "
         "`api_key_env`"
     )
+
+
+def test_a_key_is_in_no_file_of_the_run_and_in_no_log_or_table_of_the_cluster(tmp_path, cluster, capfd):
+    def reply(body: dict) -> Reply:
+        echo = {TEXTS[7]: error(400, f"no credit for {SECRET}"), TEXTS[8]: says(f"the key is {SECRET}")}
+        return echo.get(asked(body)) or team(body)
+
+    key = {"api_key_env": "THE_KEY", "headers_env": {"X-Gate": "THE_KEY"}}
+    with Endpoint(then=reply) as endpoint:
+        path = recipe(tmp_path / "job", endpoint, TEXTS[:40], lead=key, max_failed=0.5)
+        _, manifest = label(path, "root", RayExecutor(cluster.address, workers=2))
+    assert endpoint.requests[0].headers["X-Gate"] == SECRET
+    assert manifest["rows"]["failed"] == {"refused": 1}
+
+    session = Path(cluster.head_node.get_session_dir_path())
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    tables = state._connect_and_get_accessor()
+    jobs, actors = tables.get_job_table(), tables.get_actor_table(None, None)
+    kept = {name: internal_kv._internal_kv_get(name) for name in internal_kv._internal_kv_list(b"")}
+    ray.shutdown()
+    told = repr((jobs, actors, kept, capfd.readouterr()))
+    assert "Worker" in told
+    assert SECRET not in told
+    left = [file for folder in (tmp_path, session) for file in folder.rglob("*") if file.is_file()]
+    assert any(b"the key is ***" in file.read_bytes() for file in left if "ledger" in file.parts)
+    assert any("logs" in file.parts for file in left)
+    assert not [file for file in left if SECRET.encode() in file.read_bytes()]
 
 
 def test_a_cluster_that_is_not_there_is_refused_in_one_line(tmp_path):
