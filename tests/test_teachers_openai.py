@@ -268,6 +268,28 @@ def test_a_403_or_404_that_speaks_of_the_prompt_fails_only_that_row(status, word
         assert ask(teacher(endpoint)) == Failed("p0", "refused", words)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Grammar error: Invalid type: nonsense",
+        "This model's maximum context length is 2048 tokens. However, you requested 512 output tokens and your prompt "
+        "contains at least 1537 input tokens, for a total of at least 2049 tokens. Please reduce the length of the "
+        "input prompt or the number of requested output tokens. (parameter=input_tokens, value=1537)",
+    ],
+    ids=["schema", "length"],
+)
+def test_a_schema_or_a_length_that_a_vllm_server_cannot_take_is_its_rows_failure_alone(words):  # its words, of 0.31
+    def reply(body) -> Reply:
+        return error(400, words) if "response_format" in body else says("ok")
+
+    with Endpoint(then=reply) as endpoint:
+        model = teacher(endpoint)
+        assert ask(model, prompt(schema='{"type":"nonsense"}')) == Failed("p0", "refused", words[:200])
+        assert ask(model).text == "ok"
+        assert len(endpoint.requests) == 2
+    assert model.notes == []
+
+
 def test_a_refusal_that_the_model_words_itself_is_refused():
     with Endpoint(says(None, refusal="I cannot help with that")) as endpoint:
         assert ask(teacher(endpoint)) == Failed("p0", "refused", "I cannot help with that")
