@@ -9,7 +9,6 @@ dropped, learnt once and noted.
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import re
 from collections import Counter
@@ -23,11 +22,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator
 
 from ..data.config import plain
-from ..data.errors import BadInput, TeacherUnreachable
+from ..data.errors import TeacherUnreachable
 from ..data.fingerprint import canonical
 from ..data.rows import Answer, Failed, Prompt
 from ..data.teacher import Sampling
-from . import reply, request
+from . import reply, request, secret
 from .kind import TeacherRecipe
 from .limits import EvenPace, Pace, Slots
 
@@ -95,20 +94,13 @@ class OpenAIRecipe(TeacherRecipe):
         return {str(key): plain(value) for key, value in extra.items()}
 
     def build(self, name: str, folder: Path) -> OpenAITeacher:
-        key = _secret(self.api_key_env, name, "api_key_env") if self.api_key_env else ""
+        key = secret.from_environment(self.api_key_env, name, "api_key_env") if self.api_key_env else ""
+        key = key.replace(" ", "")  # where it was wrapped
         headers = {
-            header: _secret(variable, name, f"headers_env.{header}") for header, variable in self.headers_env.items()
+            header: secret.from_environment(variable, name, f"headers_env.{header}")
+            for header, variable in self.headers_env.items()
         }
         return OpenAITeacher(name, self, key, headers=headers)
-
-
-def _secret(variable: str, name: str, key: str) -> str:
-    """A value that only the environment may hold, without the line end it was pasted with."""
-    value = " ".join(os.environ.get(variable, "").split())
-    if not value:
-        found = f"{variable} is not set in the environment"
-        raise BadInput(f"teacher {name}: {found}; export it, or remove `{key}`")
-    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,13 +147,11 @@ class OpenAITeacher:
         self._recipe = recipe
         self._url = recipe.base_url.rstrip("/")
         self._headers = {**({"Authorization": f"Bearer {key}"} if key else {}), **(headers or {})}
-        credentials = (value.rpartition(" ")[2] for value in (headers or {}).values())  # what follows the scheme
-        self._secrets = tuple(filter(None, (key, *credentials)))
-        self._unsayable = reply.spellings(self._secrets)
+        self._secrets = secret.credentials(key, *(headers or {}).values())
+        self._unsayable = secret.spellings(self._secrets)
         self._written = 0.0
         """Tokens of an answer, a moving mean."""
-        self._others: set[str] = set()
-        self._sent_other_tokens = False
+        self._noted: set[str] = set()
         self._backoff = backoff
         self._refused: set[str] = set()
         self._answered = False
@@ -291,7 +281,7 @@ class OpenAITeacher:
 
     def _judge(self, path: str, status: int, headers: Mapping[str, str], text: str) -> dict[str, Any] | _Fault:
         """The reply where there is one to read, else its fault; raises where none will come."""
-        payload = reply.parsed(reply.hidden(text, self._unsayable))
+        payload = reply.parsed(secret.hidden(text, self._unsayable))
         if status < 300 and payload is not None:
             if payload.get("choices") or not payload.get("error"):
                 return payload
@@ -357,22 +347,23 @@ class OpenAITeacher:
         return Answer(prompt.id, text, finish or "stop", read, written, tokens)
 
     def _note_another(self, payload: dict[str, Any]) -> None:
-        """Say once that the server names another model than the one that was asked."""
+        """Say that the server names another model than the one that was asked."""
         named = reply.at(payload, "model")
-        if isinstance(named, str) and named != self._recipe.model and named not in self._others:
-            self._others.add(named)
+        if isinstance(named, str) and named != self._recipe.model:
             found = f"asked for `{self._recipe.model}`, answered by `{reply.short(named, self._secrets)}`"
-            self.notes.append(f"{self._where}{found}; if that is another model, give it a `revision` of its own")
+            self._note(named, f"{found}; if that is another model, give it a `revision` of its own")
 
     def _note_other_tokens(self, first: str, text: str) -> None:
-        """Say once that log-probabilities are not the answer's own, as where they are of the reasoning before it."""
-        if not self._sent_other_tokens:
-            self._sent_other_tokens = True
-            found, expected = (reply.short(said, self._secrets)[:20] for said in (first, text))
-            self.notes.append(
-                f"{self._where}the server sent log-probabilities of other tokens than the answer's, `{found}` for "
-                f"`{expected}`; such answers go without: draw several samples, or use another server"
-            )
+        """Say that log-probabilities are not the answer's own, as where they are of the reasoning before it."""
+        told, said = (reply.short(one, self._secrets)[:20] for one in (first, text))
+        found = f"the server sent log-probabilities of other tokens than the answer's, `{told}` for `{said}`"
+        self._note("tokens", f"{found}; such answers go without: draw several samples, or use another server")
+
+    def _note(self, about: str, said: str) -> None:
+        """Say it once."""
+        if about not in self._noted:
+            self._noted.add(about)
+            self.notes.append(self._where + said)
 
     async def _connection(self) -> tuple[ClientSession, Slots]:
         loop = asyncio.get_running_loop()

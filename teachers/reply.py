@@ -12,10 +12,10 @@ from itertools import dropwhile
 from typing import Any
 
 from ..data.rows import Token
+from . import secret
 
 _LONGEST_RETRY_AFTER = 60.0
 LONGEST_MESSAGE = 200
-_SHORTEST_SECRET = 16  # letters
 _LOWEST_LOGPROB = -9999.0  # vLLM's word for minus infinity, which JSON cannot spell
 _SPACE = " \t\n\r\u2581\u0120\u010a"  # the last three are how vocabularies spell a space and a line end
 
@@ -85,22 +85,9 @@ def words_of(payload: Any, text: str) -> str:
     return re.sub(r"<[^>]*>", " ", text)
 
 
-def spellings(secrets: Iterable[str]) -> tuple[str, ...]:
-    """Secrets as JSON may hold them; a short one is a word that stands in for a key, and may stand in an answer too."""
-    long = [secret for secret in secrets if len(secret) >= _SHORTEST_SECRET]
-    spelt = [spelling for secret in long for spelling in (secret, json.dumps(secret)[1:-1])]
-    return tuple(dict.fromkeys([*spelt, *(spelling.replace("/", "\\/") for spelling in spelt)]))
-
-
-def hidden(text: str, secrets: Iterable[str]) -> str:
-    for secret in secrets:
-        text = text.replace(secret, "***")
-    return text
-
-
 def short(text: str, secrets: Iterable[str] = ()) -> str:
     """One printable line without the secrets, which go first because a cut could halve one."""
-    text = hidden(text, secrets)
+    text = secret.hidden(text, secrets)
     text = "".join(letter if letter.isprintable() else " " for letter in text)
     return " ".join(text.split())[:LONGEST_MESSAGE]
 
