@@ -37,6 +37,8 @@ class Prompt:
     """JSON Schema of the answer, as canonical JSON text. Empty: none."""
     sample: int = 0
     """Which draw for this prompt: 0 is the first, retries and second opinions follow."""
+    open: bool = False
+    """The last message is not finished: the model goes on with it, whoever speaks, to the end of that turn."""
 
 
 @dataclass(frozen=True, slots=True)

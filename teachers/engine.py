@@ -177,6 +177,7 @@ class Engine:
             "max_tokens": sampling.max_tokens,
             "seed": row.seed if sampling.temperature else None,
             "structured_outputs": schema,
+            "stop_token_ids": row.ends or None,
         }
         if sampling.logprobs:
             async with self._door.opened("write", 1):
@@ -184,7 +185,7 @@ class Engine:
         else:
             said = await self._ask(row.ids, **request)
         ids = list(said.token_ids)
-        if stopped := bool(ids) and ids[-1] in self._stops:
+        if stopped := bool(ids) and ids[-1] in (*self._stops, *row.ends):
             ids.pop()
         tokens = self._tokens(said.logprobs, len(ids)) if sampling.logprobs else ()
         text, reason = self._renderer.written(ids), "stop" if stopped else "length"

@@ -53,7 +53,7 @@ class LocalModel:
     def answer(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, abandoned: Callable[[], bool] = lambda: False
     ) -> list[Answer | Failed]:
-        """One answer per prompt, in order; either all prompts have the same choices, or none has any.
+        """One answer per prompt, in order; all have the same choices or none any, all leave the same turn open or none.
 
         Args:
             abandoned: asked between tokens; True ends the work early, with answers that nobody reads.
@@ -129,7 +129,7 @@ class LocalModel:
         import torch
 
         most, width = sampling.max_tokens, sampling.logprobs + 1
-        stops = torch.tensor(self.stops, dtype=torch.long, device=self.device)
+        stops = torch.tensor([*self.stops, *rows[0].ends], dtype=torch.long, device=self.device)
         ids_BNK = torch.full((len(rows), most, width), -1, device=self.device)  # the token, then its alternatives
         logps_BNK = torch.zeros((len(rows), most, width), device=self.device)
         luck_BN = self._luck(rows, most) if sampling.temperature else None
@@ -206,7 +206,7 @@ class LocalModel:
         answers = []
         for row, row_ids, row_logps in zip(rows, ids, logps, strict=True):
             written = [token[0] for token in row_ids if token[0] >= 0]
-            stopped = bool(written) and written[-1] in self.stops
+            stopped = bool(written) and written[-1] in (*self.stops, *row.ends)
             said = written[:-1] if stopped else written
             text = self.renderer.written(said)
             tokens = self._tokens(row_ids[: len(said)], row_logps) if alternatives else ()

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator
 
 from ..data.config import plain
-from ..data.errors import TeacherUnreachable
+from ..data.errors import BadInput, TeacherUnreachable
 from ..data.fingerprint import canonical
 from ..data.rows import Answer, Failed, Prompt
 from ..data.teacher import Sampling
@@ -186,6 +186,8 @@ class OpenAITeacher:
                 self._learn(refused)
                 return self._read(prompt, sampling, outcome)
             parameter = request.refused_field(outcome.refusal, body)
+            if parameter in request.OPEN:
+                raise self._cannot_go_on(f"it refused `{parameter}` ({outcome.message})")
             if parameter is None:
                 return Failed(prompt.id, outcome.kind, outcome.message, outcome.billed)
             refused[parameter] = outcome.message
@@ -321,9 +323,16 @@ class OpenAITeacher:
     def _unreachable(self, path: str, found: str, remedy: str) -> TeacherUnreachable:
         return TeacherUnreachable(f"{self._where}{self._url}{path} {found}; {remedy}")
 
+    def _cannot_go_on(self, found: str) -> BadInput:
+        remedy = "serve the model with vLLM, or use kind: vllm or transformers"
+        return BadInput(f"{self._where}{self._url} cannot go on with an open message: {found}; {remedy}")
+
     def _read(self, prompt: Prompt, sampling: Sampling, payload: dict[str, Any]) -> Answer | Failed:
         choice, usage = reply.at(payload, "choices", 0), reply.at(payload, "usage")
         text, finish = reply.at(choice, "message", "content") or "", reply.at(choice, "finish_reason")
+        speaker = reply.at(choice, "message", "role")
+        if choice and prompt.open and speaker != prompt.messages[-1].role:  # a server that does not know the fields
+            raise self._cannot_go_on(f"it answered as '{speaker}', not as '{prompt.messages[-1].role}'")
         if not isinstance(text, str):
             return Failed(prompt.id, "empty", "the content of the reply is not text")
         tokens = reply.tokens(reply.at(choice, "logprobs", "content")) if sampling.logprobs else ()

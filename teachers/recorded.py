@@ -265,6 +265,7 @@ def request_key(identity: dict[str, str], prompt: Prompt, sampling: Sampling) ->
         "schema": prompt.schema,
         "sampling": sampling.model_dump(exclude={"logprobs"}),
         "sample": prompt.sample,
+        **({"open": True} if prompt.open else {}),  # older than this field are most ledgers
     }
     return digest(packed(asked))[:32]
 

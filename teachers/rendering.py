@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..data.fingerprint import digest
-from ..data.rows import Answer, Failed, Message, Prompt, message_dicts
+from ..data.rows import Answer, Failed, Prompt, message_dicts
 from ..data.teacher import Sampling
 from .loading import one_line
+
+_HERE = "GoesOnHere"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,8 @@ class Rendered:
     ids: list[int]
     choices: list[list[int]]
     """Tokens of each choice, in the order of the prompt's."""
+    ends: list[int]
+    """Tokens that end an open turn, beside those that end any answer."""
 
     @property
     def seed(self) -> int:
@@ -75,10 +79,10 @@ class Renderer:
         from jinja2 import TemplateError
 
         try:
-            text, ids = self._read(prompt.messages)
+            text, ids, ends = self._read(prompt)
         except (TemplateError, TypeError, ValueError) as error:  # also text that is not Unicode
             return Failed(prompt.id, "template", f"the prompt cannot be rendered: {one_line(error)}")
-        row = Rendered(prompt, text, ids, self._spell(text, prompt.choices) if prompt.choices else [])
+        row = Rendered(prompt, text, ids, self._spell(text, prompt.choices) if prompt.choices else [], ends)
         room = row.longest_choice if row.choices else sampling.max_tokens
         if not ids:
             return Failed(prompt.id, "empty", "the prompt has no tokens")
@@ -103,12 +107,34 @@ class Renderer:
             self._texts[token] = text[len(before) :] if whole else self.tokenizer.convert_ids_to_tokens(token)
         return self._texts[token]
 
-    def _read(self, messages: tuple[Message, ...]) -> tuple[str, list[int]]:
+    def _read(self, prompt: Prompt) -> tuple[str, list[int], list[int]]:
+        """The text, its tokens, and those that end an open turn."""
         if self.tokenizer.chat_template is None:
-            text = "\n\n".join(message.content for message in messages)
-            return text, self._encode(text, special=True)
-        text = self.tokenizer.apply_chat_template(message_dicts(messages), tokenize=False, add_generation_prompt=True)
-        return text, self._encode(text)  # the template has written the special tokens
+            text = "\n\n".join(message.content for message in prompt.messages)
+            return text, self._encode(text, special=True), []
+        messages = message_dicts(prompt.messages)
+        if prompt.open:
+            return self._read_open(messages)
+        text = self._written_by_template(messages)
+        return text, self._encode(text), []  # the template has written the special tokens
+
+    def _read_open(self, messages: list[dict[str, Any]]) -> tuple[str, list[int], list[int]]:
+        """What stands before the rest of the last message, and the token that the template ends it with.
+
+        `continue_final_message` was weighed: of a turn without text it drops the line ends it should begin with.
+        """
+        begun = messages[-1]["content"]
+        messages[-1]["content"] = begun + _HERE
+        text, found, after = self._written_by_template(messages).rpartition(_HERE)
+        if not found:
+            raise ValueError("the chat template leaves out the message to go on with")
+        text = text if begun else text.rstrip(" ")  # a space before a word is part of the word's token
+        added = self.tokenizer.get_added_vocab().values()
+        return text, self._encode(text), [token for token in self._encode(after.lstrip())[:1] if token in added]
+
+    def _written_by_template(self, messages: list[dict[str, Any]]) -> str:
+        text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return text
 
     def _encode(self, text: str, *, special: bool = False) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]

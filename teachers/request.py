@@ -1,6 +1,7 @@
 """What is sent to an OpenAI-compatible endpoint, and which part of it a server names when it refuses.
 
-Source: the Chat Completions API; `structured_outputs` is vLLM's (its OpenAI server, from 0.12 on).
+Source: the Chat Completions API; `structured_outputs` is vLLM's (its OpenAI server, from 0.12 on), and so is what
+leaves a message open.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from ..data.teacher import Sampling
 if TYPE_CHECKING:
     from .openai import OpenAIRecipe
 
+OPEN = {"continue_final_message": True, "add_generation_prompt": False}
+"""Has a vLLM server go on with the last message, whoever speaks; the model's own end tokens end it."""
+
 OURS = frozenset(
     {"model", "messages", "temperature", "max_tokens", "max_completion_tokens", "top_p", "seed", "n", "stream"}
 )
@@ -25,7 +29,9 @@ OURS |= {"logprobs", "top_logprobs", "response_format"}
 """Fields that the recipe's own settings decide."""
 
 _REFUSABLE = re.compile(
-    r"\b(temperature|(?:top_)?logprobs|seed|response_format|json_schema|structured_outputs|top_p|max_tokens)\b", re.I
+    r"\b(temperature|(?:top_)?logprobs|seed|response_format|json_schema|structured_outputs|top_p|max_tokens|"
+    r"continue_final_message|add_generation_prompt)\b",
+    re.I,
 )
 _SENT_AS = {"top_logprobs": "logprobs", "json_schema": "response_format"}
 
@@ -55,6 +61,8 @@ def body(recipe: OpenAIRecipe, prompt: Prompt, sampling: Sampling, without: Coll
     if recipe.choices and prompt.choices:
         said["structured_outputs"] = {"choice": list(prompt.choices)}
     said |= recipe.extra_body
+    if prompt.open:
+        said |= OPEN
     return {key: value for key, value in said.items() if key not in without}
 
 

@@ -50,6 +50,10 @@ class TableTeacher:
         return {"kind": "table", "model": self._content, "revision": self._revision}
 
     async def answer(self, prompt: Prompt, sampling: Sampling) -> Answer | Failed:
+        if prompt.open:
+            return Failed(
+                prompt.id, "open", f"{self._file.name} cannot go on with a message; use a teacher that writes"
+            )
         asked = prompt.messages[-1].content
         for text in (asked, asked.partition(":")[2]):  # the whole message, or what follows a label such as "Input:"
             if (output := self._outputs.get(fold(text))) is not None:

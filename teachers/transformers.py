@@ -101,7 +101,8 @@ class _Request:
     @property
     def company(self) -> object:
         """Requests that may share a forward pass are equal here."""
-        return self.prompt.choices or self.sampling
+        turn = self.prompt.messages[-1].role if self.prompt.open else ""
+        return self.prompt.choices or self.sampling, turn
 
     @property
     def size(self) -> int:

@@ -87,6 +87,38 @@ def test_a_sampled_request_sends_top_p_and_the_sample_index_as_seed():
     assert (body["temperature"], body["top_p"], body["seed"]) == (0.7, 0.9, 3)
 
 
+def test_an_open_message_is_gone_on_with_in_the_words_of_a_vllm_server():
+    with Endpoint(says("my parcel", role="user"), says("ok")) as endpoint:
+        model = teacher(endpoint)
+        assert ask(model, prompt(text="where is", open=True)).text == "my parcel"
+        ask(model, prompt(text="where is"))
+    opened, closed = endpoint.bodies
+    assert opened == {**closed, "continue_final_message": True, "add_generation_prompt": False}
+
+
+UNOPENED = [
+    (
+        error(400, "Unrecognized request argument supplied: add_generation_prompt"),
+        "it refused `add_generation_prompt` (Unrecognized request argument supplied: add_generation_prompt)",
+    ),
+    (says("Hello! How can I help?"), "it answered as 'assistant', not as 'user'"),
+]
+
+
+@pytest.mark.parametrize(("said", "found"), UNOPENED, ids=["refused", "ignored"])
+def test_an_endpoint_that_cannot_go_on_with_an_open_message_stops_the_run(said, found):
+    with Endpoint(then=said) as endpoint:
+        model = teacher(endpoint)
+        with pytest.raises(BadInput) as refused:
+            ask(model, prompt(text="", open=True))
+        assert len(endpoint.requests) == 1
+    assert str(refused.value) == (
+        f"teacher lead: {endpoint.base_url} cannot go on with an open message: {found}; serve the model with vLLM, or "
+        "use kind: vllm or transformers"
+    )
+    assert model.notes == []
+
+
 def test_a_schema_is_sent_as_a_strict_response_format():
     schema = {"type": "object", "properties": {"total": {"type": "number"}}}
     with Endpoint() as endpoint:

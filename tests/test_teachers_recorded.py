@@ -135,6 +135,7 @@ def test_what_was_asked_differently_is_another_key():
         (shout().identity, prompt("p", choices=("a", "b")), GREEDY),
         (shout().identity, prompt("p", choices=("b", "a")), GREEDY),
         (shout().identity, prompt("p", schema='{"type":"object"}'), GREEDY),
+        (shout().identity, prompt("p", open=True), GREEDY),
         (shout().identity, prompt("p"), Sampling(temperature=0.7)),
         (shout().identity, prompt("p"), Sampling(top_p=0.9)),
         (shout().identity, prompt("p"), Sampling(max_tokens=64)),
@@ -555,6 +556,12 @@ def test_a_table_reads_the_last_message(tmp_path):
     teacher = table(tmp_path, "input,output\nhello,x\n")
     asked = Prompt("p", (Message("system", "Label this."), Message("user", "Input: hello")))
     assert asyncio.run(teacher.answer(asked, GREEDY)) == Answer("p", "x")
+
+
+def test_a_table_goes_on_with_no_message(tmp_path):
+    model = table(tmp_path, "input,output\n?,nothing\n")
+    failed = Failed("p", "open", "answers.csv cannot go on with a message; use a teacher that writes")
+    assert asyncio.run(model.answer(prompt("p", "", open=True), GREEDY)) == failed
 
 
 def test_a_table_tells_apart_what_differs_in_vowel_signs_or_emoji_only(tmp_path):

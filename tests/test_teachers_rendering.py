@@ -1,3 +1,4 @@
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,80 @@ def test_choices_of_one_token_each_take_the_room_of_one(tokenizer: Any, choices:
 
     assert isinstance(Renderer(tokenizer, 21, labels).render(prompt, Sampling()), Rendered)
     assert isinstance(Renderer(tokenizer, 20, labels).render(prompt, Sampling()), Failed)
+
+
+TURNS = {
+    "chatml": ("<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n", "<|im_start|>assistant\n"),
+    "trimming": ("<h>{{ m.role }}</h>\n\n{{ m.content | trim }}<|eot|>", "<h>assistant</h>\n\n"),
+    "spaced": ("{{ '[INST] ' ~ m.content ~ ' [/INST]' if m.role == 'user' else m.content ~ '</s>' }}", ""),
+    "unended": ("<|{{ m.role }}|>{{ m.content }}", "<|assistant|>"),
+    "plain": ("{{ m.role }}: {{ m.content }}\n", "assistant: "),
+}
+MARKS = ["<|im_end|>", "<|im_start|>", "<|eot|>", "[/INST]", "<|assistant|>"]
+
+
+def templated(tokenizer: Any, name: str) -> Any:
+    turn, prompt = TURNS[name]
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_tokens(MARKS)
+    looped = "{% for m in messages %}" + turn + "{% endfor %}"
+    tokenizer.chat_template = looped + "{% if add_generation_prompt %}" + prompt + "{% endif %}"
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("template", "before", "end"),
+    [
+        ("chatml", "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n", "<|im_end|>"),
+        ("trimming", "<h>system</h>\n\nBe brief.<|eot|><h>user</h>\n\n", "<|eot|>"),
+        ("spaced", "Be brief.</s>[INST] ", "[/INST]"),
+        ("unended", "<|system|>Be brief.<|user|>", "<|assistant|>"),
+        ("plain", "system: Be brief.\nuser: ", ""),
+    ],
+)
+def test_an_open_message_ends_the_text_and_the_mark_behind_its_turn_ends_the_answer(
+    tokenizer: Any, template: str, before: str, end: str
+):
+    model = templated(tokenizer, template)
+    renderer = Renderer(model, None, None)
+
+    def opened(content: str) -> Rendered:
+        messages = (Message("system", "Be brief."), Message("user", content))
+        row = renderer.render(Prompt("p", messages, open=True), Sampling())
+        assert isinstance(row, Rendered)
+        return row
+
+    assert opened("").text == before.rstrip(" ")  # the space is part of the first word
+    assert opened("where is ").text == before + "where is "
+    assert opened("GoesOnHere and").text == before + "GoesOnHere and"
+    assert opened("").ids == model(before.rstrip(" "))["input_ids"]
+    assert model.convert_ids_to_tokens(opened("").ends) == [end] * bool(end)
+
+
+def test_a_message_that_is_not_open_has_no_end_of_its_own(tokenizer: Any):
+    row = Renderer(templated(tokenizer, "unended"), None, None).render(ask("where"), Sampling())
+
+    assert isinstance(row, Rendered)
+    assert (row.text, row.ends) == ("<|user|>where<|assistant|>", [])
+
+
+def test_without_a_template_an_open_message_is_gone_on_with_as_any_other_is(tokenizer: Any):
+    opened, closed = (Renderer(tokenizer, None, None).render(ask("where", open=o), Sampling()) for o in (True, False))
+
+    assert isinstance(opened, Rendered)
+    assert isinstance(closed, Rendered)
+    assert (opened.text, opened.ids, opened.ends) == (closed.text, closed.ids, [])
+
+
+def test_a_template_that_leaves_the_open_message_out_is_a_failed_row(tokenizer: Any):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = "{{ messages[0].role }}"
+
+    assert Renderer(tokenizer, None, None).render(ask("where", open=True), Sampling()) == Failed(
+        "p",
+        "template",
+        "the prompt cannot be rendered: the chat template leaves out the message to go on with",
+    )
 
 
 def test_stop_tokens_are_the_models_and_the_tokenizers(tokenizer: Any):

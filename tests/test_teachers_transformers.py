@@ -148,8 +148,7 @@ class Reference:
         with torch.no_grad():
             return self.model(torch.tensor([ids]), use_cache=False).logits[0].double().log_softmax(-1)
 
-    def greedy(self, prompt: Prompt, most: int) -> list[int]:
-        ids = self.prompt(prompt)
+    def greedy(self, ids: list[int], most: int) -> list[int]:
         written: list[int] = []
         while len(written) < most and not (written and written[-1] in self.stops):
             written.append(int(self.logps(ids + written)[-1].argmax()))
@@ -204,7 +203,7 @@ def test_greedy_text_is_that_of_a_slow_reference(folder: Path):
 
     for prompt, reply in zip(asked, replies, strict=True):
         assert isinstance(reply, Answer)
-        written = reference.greedy(prompt, GREEDY.max_tokens)
+        written = reference.greedy(reference.prompt(prompt), GREEDY.max_tokens)
         stopped = written[-1] in reference.stops
         expected = reference.tokenizer.decode(written[:-1] if stopped else written, skip_special_tokens=True)
         assert reply.text == expected.strip()
@@ -298,6 +297,44 @@ def test_every_token_comes_with_its_likeliest_alternatives(folder: Path):
     assert [value for _, value in top] == pytest.approx(best.values.tolist(), abs=1e-4)
     spelt = {reference.tokenizer.decode([token]): float(logp) for token, logp in enumerate(logps)}
     assert reply.tokens[0].logprob == pytest.approx(spelt[reply.tokens[0].text], abs=1e-4)
+
+
+@pytest.mark.parametrize("begun", ["", "where is"])
+def test_an_open_message_is_gone_on_with_as_a_slow_reference_does_alone_and_in_company(folder: Path, begun: str):
+    reference = Reference(folder)
+    opened = [Prompt(f"o{i}", (Message("system", f"{i}"), Message("user", begun)), open=True) for i in range(4)]
+    closed = prompts(4)
+    mixed = [prompt for pair in zip(opened, closed, strict=True) for prompt in pair]
+
+    together = answers(TransformersTeacher(folder, batch=8), mixed)
+
+    assert together == answers(TransformersTeacher(folder, batch=1), mixed)
+    for prompt, reply in zip(opened, together[::2], strict=True):
+        assert isinstance(reply, Answer)
+        text = f"<|im_start|>system\n{prompt.messages[0].content}<|im_end|>\n<|im_start|>user\n{begun}"
+        written = reference.greedy(reference.encode(text), GREEDY.max_tokens)
+        stopped = written[-1] in reference.stops
+        expected = reference.tokenizer.decode(written[:-1] if stopped else written, skip_special_tokens=True)
+        assert (reply.text, reply.output_tokens) == (expected.strip(), len(written))
+        assert reply.finish_reason == ("stop" if stopped else "length")
+
+
+def test_an_open_turn_ends_at_the_mark_that_its_template_ends_it_with(tmp_path: Path):
+    model = make_model(tmp_path / "marked", template="{% for m in messages %}{{ m.content }}<A>{% endfor %}")
+    sampling = Sampling(temperature=2.0, max_tokens=60)
+    opened, closed = (
+        [Prompt(f"s{i}", (Message("user", LINES[1]),), sample=i, open=is_open) for i in range(128)]
+        for is_open in (True, False)
+    )
+
+    told = answers(TransformersTeacher(model, batch=64), [*opened, *closed], sampling)
+
+    ours, theirs = (
+        " ".join(reply.text for reply in part if isinstance(reply, Answer)) for part in (told[:128], told[128:])
+    )
+    assert "<A>" in theirs
+    assert "<A>" not in ours
+    assert "<B>" in ours
 
 
 def test_no_alternatives_are_recorded_unless_asked_for(folder: Path):

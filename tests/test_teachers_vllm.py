@@ -236,6 +236,18 @@ def test_it_says_what_transformers_says(lead: VllmTeacher, capfd: pytest.Capture
 
 
 @slow
+def test_it_goes_on_with_an_open_turn_as_transformers_does_and_ends_it_there(lead: VllmTeacher):
+    begun = ["", "Label: where is", "Label: I want my"]
+    asked = [ask(text, id=text, open=True) for text in begun]
+
+    ours, theirs = answers(lead, asked), answers(TransformersTeacher(MODEL), asked)
+
+    assert ours == theirs
+    assert [reply.finish_reason for reply in ours if isinstance(reply, Answer)] == ["stop"] * 3
+    assert ours != answers(lead, [ask(text, id=text) for text in begun])
+
+
+@slow
 def test_labels_of_one_token_have_the_probability_that_transformers_gives_them(lead: VllmTeacher):
     asked = [ask(f"Label: {text}", id=str(i), choices=LABELS) for i, text in enumerate(messages(50))]
 
