@@ -21,7 +21,8 @@ from pydantic import BaseModel
 
 from understudy.data.errors import BadInput, BudgetReached, TeacherUnreachable, UnderstudyError
 from understudy.data.ledger import Ledger
-from understudy.data.rows import Answer, Example, Failed, Prompt, Rejected, Source
+from understudy.data.rows import Answer, Example, Failed, Message, Prompt, Rejected, Source
+from understudy.data.sides import Split, side_of
 from understudy.data.storage import LocalStorage
 from understudy.data.teacher import Sampling
 from understudy.teachers.distilabel import (
@@ -32,22 +33,27 @@ from understudy.teachers.distilabel import (
     best_rated,
     classify,
     evolve,
+    magpie,
     run_task,
     write_labelled,
 )
 from understudy.teachers.distilabel.library import (
     EvolInstruct,
+    Magpie,
     Task,
     TextClassification,
     UltraFeedback,
 )
+from understudy.teachers.embedded import FOLDER
 from understudy.teachers.kind import Price
 from understudy.teachers.recorded import RecordedTeacher, Spend
 from understudy.teachers.scripted import ScriptedTeacher
+from understudy.teachers.transformers import TransformersTeacher
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file .*distilabel:ResourceWarning")
 
 WARM = Sampling(temperature=1.0, max_tokens=64)
+DESK = {"system": "You answer for a parcel service.", "split": Split(), "gold": False}
 LABELS = {"billing": "invoices, refunds", "delivery": "where a parcel is", "other": ""}
 SOURCES = [Source(f"s{i}", f"where is parcel {i}", f"root{i % 3}", "train", "seed", "delivery") for i in range(12)]
 
@@ -117,6 +123,11 @@ def writing(text: str) -> str:
     return json.dumps({"input_text": f"a new text, for {asked}", "label": "billing", "misleading_label": "other"})
 
 
+def musing(begun: str) -> str:
+    assert begun == ""
+    return " where is my parcel\n"
+
+
 def rating(*ratings: object) -> str:
     return "\n\n".join(
         f"#### Output for Text {i}\nRating: {r}\nRationale: because {r}" for i, r in enumerate(ratings, 1)
@@ -179,11 +190,13 @@ def test_an_output_alone_goes_where_it_is_rated_too_low():
     assert collect(arriving([rivals("a")], strategy)) == [Rejected("e", "low_rating", "3: because 3")]
 
 
-def test_magpie_is_refused_because_a_teacher_is_asked_in_whole_messages():
-    from distilabel.steps.tasks import Magpie
+def test_magpie_writes_an_input_from_a_system_prompt_and_an_open_turn(recorded):
+    rows = twice(recorded, musing, partial(magpie, sampling=WARM, **DESK), range(40))
 
-    with pytest.raises(BadInput, match=r"TeacherLLM: Magpie has a model go on .* use EvolInstruct or Generate"):
-        Magpie(llm=TeacherLLM(teacher=ScriptedTeacher(str.upper)))
+    assert len({row.id for row in rows}) == 40
+    assert {row.side for row in rows} == {"train", "test", "calibration", "validation"}
+    for row in rows:
+        assert row == Source(row.id, "where is my parcel", row.id, side_of(row.id, Split(), gold=False), "generated")
 
 
 # what a strategy asks
@@ -217,6 +230,27 @@ def test_what_labels_or_judges_asks_for_the_first_draw_and_what_writes_for_one_o
     assert not set(written) & set(
         draws(partial(write_labelled, instruction="?", labels=LABELS, seed=1), writing, SOURCES)
     )
+
+
+def test_magpie_asks_for_a_draw_of_its_own_per_candidate_and_for_nothing_but_the_users_turn():
+    def asked(**fields) -> list[Prompt]:
+        teacher = Listener(musing)
+        collect(arriving(range(12), magpie(teacher, WARM, **(DESK | fields))))
+        return [prompt for prompt, _ in teacher.prompts]
+
+    system, user = Message("system", DESK["system"]), Message("user", "")
+    assert {(prompt.messages, prompt.open) for prompt in asked()} == {((system, user), True)}
+    assert {prompt.messages for prompt in asked(system="")} == {(user,)}
+    draws = [prompt.sample for prompt in asked()]
+    assert len(set(draws)) == 12
+    assert all(0 <= draw < 2**31 for draw in draws)
+    assert not set(draws) & {prompt.sample for prompt in asked(seed=1)}
+    assert not {prompt.id for prompt in asked()} & {prompt.id for prompt in asked(system="")}
+
+
+def test_magpie_without_a_temperature_is_refused():
+    with pytest.raises(BadInput, match="magpie: temperature = 0 writes the same input for every candidate; set one"):
+        magpie(ScriptedTeacher(musing), Sampling(), **DESK)
 
 
 # several in flight, and the same rows
@@ -416,6 +450,22 @@ def test_a_rewriting_that_says_nothing_is_rejected():
     assert (row.reason, row.evidence) == ("empty", "#Rewritten Prompt#:  ")
 
 
+@pytest.mark.parametrize(
+    ("said", "row"),
+    [
+        (Answer("p", "where is my par", "length"), ("cut_short", "where is my par")),
+        (" \n", ("empty", " \n")),
+        (Failed("p", "refused", "flagged"), ("refused", "flagged")),
+    ],
+    ids=["cut_short", "empty", "failed"],
+)
+def test_a_turn_that_was_not_written_costs_its_own_row(said, row):
+    (fault,) = collect(arriving([7], magpie(ScriptedTeacher(lambda _: said), WARM, **DESK)))
+
+    found = (fault.kind, fault.message) if isinstance(fault, Failed) else (fault.reason, fault.evidence)
+    assert found == row
+
+
 def test_a_row_without_the_columns_of_the_task_is_a_failed_row():
     task = EvolInstruct(llm=TeacherLLM(teacher=ScriptedTeacher(rewriting)), num_evolutions=1)
     first, second = by_id(run(task, [{"text": "x"}, {"instruction": "x"}]))
@@ -470,6 +520,57 @@ def test_any_task_gives_a_row_per_generation_each_a_draw_of_its_own():
     assert [prompt.sample for prompt, _ in teacher.prompts] == [70, 71, 72]
     assert [prompt.id for prompt, _ in teacher.prompts] == ["c"] * 3
     assert row.rows[0]["model_name"] == "scripted@main"
+
+
+def conversing(teacher: Listener, **fields) -> list[tuple[str, str]]:
+    """What Magpie makes of one candidate, as turns."""
+    (row,) = run(Magpie(llm=TeacherLLM(teacher=teacher), **fields), [{}])
+    return [(turn["role"], turn["content"]) for turn in row.rows[0]["conversation"]]
+
+
+def test_magpie_converses_with_an_open_turn_for_the_user_and_a_whole_one_for_the_assistant():
+    teacher = Listener(lambda begun: begun.upper() or "hello")
+    turns = conversing(teacher, n_turns=2, end_with_user=True, system_prompt="Be brief.")
+
+    assert turns == [("user", "hello"), ("assistant", "HELLO"), ("user", "hello")]
+    assert [prompt.open for prompt, _ in teacher.prompts] == [True, False, True]
+    assert [message.role for message in teacher.prompts[-1][0].messages] == ["system", "user", "assistant", "user"]
+
+
+def test_magpie_generator_gives_every_row_a_draw_of_its_own_in_every_batch():
+    from distilabel.steps.tasks import MagpieGenerator
+
+    teacher = Listener(lambda begun: begun or "hello")
+    generator = MagpieGenerator(llm=TeacherLLM(teacher=teacher), num_rows=4, batch_size=2)
+    generator.load()
+    rows = [row for _, (batch, _) in zip(range(2), generator.process(), strict=False) for row in batch]
+
+    assert [(row["instruction"], row["response"]) for row in rows] == [("hello", "hello")] * 4
+    opened = [prompt.sample for prompt, _ in teacher.prompts if prompt.open]
+    assert opened == [0, 1, 2, 3]
+
+
+def test_the_pre_query_template_is_the_teachers_own_and_another_is_refused():
+    with pytest.raises(
+        BadInput, match="TeacherLLM: magpie_pre_query_template is given, and where a user's turn begins"
+    ):
+        TeacherLLM(teacher=ScriptedTeacher(str), magpie_pre_query_template="llama3")
+
+
+@pytest.mark.slow
+def test_magpie_has_the_teacher_that_ships_write_a_users_turn(recorded):
+    strategy = partial(magpie, sampling=Sampling(temperature=0.7, max_tokens=64), **DESK | {"system": ""})
+    teacher = TransformersTeacher(FOLDER)
+    model = recorded(teacher)
+    rows = collect(arriving(range(16), strategy(model)))
+    asyncio.run(model.close())
+    written = {row.input for row in rows if isinstance(row, Source)}
+
+    assert model.spend.requests == 16
+    assert len(written) > 8
+    assert not [text for text in written if "<|" in text]
+    assert by_id(rows) == by_id(collect(arriving(range(16), strategy(recorded(teacher)), window=1)))
+    assert teacher.batches < 16
 
 
 def test_columns_may_go_by_other_names():

@@ -12,7 +12,7 @@ Imported on purpose only: this package imports distilabel, with datasets and pan
 """
 
 from .llm import TeacherLLM
-from .strategies import best_rated, classify, evolve, write_labelled
+from .strategies import best_rated, classify, evolve, magpie, write_labelled
 from .task import Candidate, Output, arriving, run_task
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "best_rated",
     "classify",
     "evolve",
+    "magpie",
     "run_task",
     "write_labelled",
 ]

@@ -38,6 +38,7 @@ try:
         from distilabel.models.mixins.magpie import MagpieChatTemplateMixin as MagpieChatTemplateMixin
         from distilabel.steps.tasks import EvolInstruct as EvolInstruct
         from distilabel.steps.tasks import GenerateTextClassificationData as GenerateTextClassificationData
+        from distilabel.steps.tasks import Magpie as Magpie
         from distilabel.steps.tasks import Task as Task
         from distilabel.steps.tasks import TextClassification as TextClassification
         from distilabel.steps.tasks import UltraFeedback as UltraFeedback

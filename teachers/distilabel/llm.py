@@ -6,10 +6,11 @@ import asyncio
 import pickle
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, computed_field, field_validator
@@ -61,7 +62,7 @@ class TeacherLLM(LLM, MagpieChatTemplateMixin):  # type: ignore[misc]
     """Asks a teacher of ours; as a rule a `RecordedTeacher`, so that nothing is asked twice.
 
     `generate` blocks its thread. A failed prompt is None among its generations. Log-probabilities are not asked for,
-    because a Task reads text only.
+    because a Task reads text only. Where a Task of Magpie wants the user's next turn, the prompt leaves that turn open.
 
     A Pipeline of distilabel runs every step in a process of its own: there `teacher` is a function that builds the
     teacher, its ledger included. A Pipeline takes an error for a batch without answers, and goes on.
@@ -79,7 +80,12 @@ class TeacherLLM(LLM, MagpieChatTemplateMixin):  # type: ignore[misc]
     structured_output: dict[str, Any] | None = None
     """`schema`: the JSON Schema, or pydantic class, that answers are asked to follow."""
 
+    magpie_pre_query_template: str | None = ""
+    """Stays empty: the teacher's own chat template says where a turn begins."""
+
     _built: Teacher | None = PrivateAttr(None)
+    _drawn: Counter[tuple[Message, ...]] = PrivateAttr(default_factory=Counter)
+    """How often each chat with a turn left open was asked, where there is no `ASKER`."""
 
     @computed_field(repr=False)  # type: ignore[prop-decorator]
     @property
@@ -89,15 +95,15 @@ class TeacherLLM(LLM, MagpieChatTemplateMixin):  # type: ignore[misc]
             return self.teacher.identity
         return {"builder": digest(pickle.dumps(self.teacher))}
 
-    @field_validator("use_magpie_template")
+    @field_validator("magpie_pre_query_template")
     @classmethod
-    def _refuse_magpie(cls, wanted: bool) -> bool:
-        if wanted:
+    def _refuse_a_template(cls, given: str | None) -> str:
+        if given:
             raise BadInput(
-                "TeacherLLM: Magpie has a model go on from the beginning of a chat template, and a teacher is asked in "
-                "whole messages; use EvolInstruct or GenerateTextClassificationData"
+                "TeacherLLM: magpie_pre_query_template is given, and where a user's turn begins is said by the "
+                "teacher's own chat template; remove it"
             )
-        return wanted
+        return ""
 
     @property
     def model_name(self) -> str:
@@ -129,6 +135,8 @@ class TeacherLLM(LLM, MagpieChatTemplateMixin):  # type: ignore[misc]
         asker = ASKER.get()
         name, first = (asker.id, asker.seed) if asker else ("distilabel", 0)
         prompts = [self._prompt(one, name, first + draw) for one in inputs for draw in range(num_generations)]
+        if asker is None:
+            prompts = [self._next_draw(prompt) if prompt.open else prompt for prompt in prompts]
         request = Request(self._teacher(), prompts, sampling)
         answers = asker.answers(request) if asker else self._wait(request)
         parts = [slice(at, at + num_generations) for at in range(0, len(prompts), num_generations)]
@@ -139,7 +147,16 @@ class TeacherLLM(LLM, MagpieChatTemplateMixin):  # type: ignore[misc]
         if not isinstance(chat, list) or not all(isinstance(turn["content"], str) for turn in chat):
             raise BadInput("TeacherLLM: an input is no chat of texts; expected turns, each with a role and a text")
         messages = tuple(Message(turn["role"], turn["content"]) for turn in chat)
-        return Prompt(name, messages, schema=_schema(structure or self.structured_output), sample=draw)
+        users_turn = bool(self.use_magpie_template and (not messages or messages[-1].role != "user"))
+        if users_turn:
+            messages = (*messages, Message("user", ""))
+        schema = _schema(structure or self.structured_output)
+        return Prompt(name, messages, schema=schema, sample=draw, open=users_turn)
+
+    def _next_draw(self, prompt: Prompt) -> Prompt:
+        """The prompt as the next draw of its chat: where a turn is open, rows do not differ in what is asked."""
+        self._drawn[prompt.messages] += 1
+        return replace(prompt, sample=self._drawn[prompt.messages] - 1)
 
     def _teacher(self) -> Teacher:
         if self._built is None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from ...data.errors import BadInput
 from ...data.fingerprint import fraction, row_id
 from ...data.rows import Example, Failed, Rejected, Source
+from ...data.sides import Split, side_of
 from ...data.teacher import Sampling, Teacher
-from .library import EvolInstruct, GenerateTextClassificationData, TextClassification, UltraFeedback
+from .library import EvolInstruct, GenerateTextClassificationData, Magpie, TextClassification, UltraFeedback
 from .llm import TeacherLLM
 from .task import Candidate, Output, Strategy, ready
 
@@ -77,6 +79,38 @@ def write_labelled(
         if not isinstance(text, str) or label not in list(labels):
             return Rejected(name, "not_a_label", f"{label}: {text}"[:200])
         return Example(name, text, label, source.root, source.side, "generated")
+
+    return work
+
+
+def magpie(
+    teacher: Teacher, sampling: Sampling, *, system: str, split: Split, gold: bool, seed: int = 0
+) -> Strategy[int, Source]:
+    """Magpie: input number n, from nothing but a system prompt and a user's turn left open; a root of its own.
+
+    Args:
+        system: what the assistant is said to be; empty for no system prompt.
+        split: shares of the sides that roots go to.
+        gold: a gold test exists, as `side_of` has it.
+
+    Raises:
+        BadInput: a temperature of 0.
+
+    Source: Xu et al. 2024, arXiv:2406.08464.
+    """
+    if not sampling.temperature:
+        raise BadInput("magpie: temperature = 0 writes the same input for every candidate; set one above 0")
+    run = ready(Magpie(llm=_llm(teacher, sampling), only_instruction=True))
+    first = _seed(row_id("magpie", str(seed)))
+
+    async def work(number: int) -> Source | Rejected | Failed:
+        name = row_id("magpie", str(seed), system, str(number))
+        columns = {"system_prompt": system} if system else {}
+        done = await run(Candidate(name, columns, (first + number) % 2**31))
+        if not isinstance(done, Output):
+            return done
+        text = done.rows[0]["instruction"].strip()
+        return Source(name, text, name, side_of(name, split, gold=gold), "generated")
 
     return work
 
