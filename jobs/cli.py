@@ -106,10 +106,10 @@ def _run(run: Run, until: str | None, gate: bool) -> int:
         folder = f"{last.partition(':')[0]}-{manifests[last]['fingerprint']}"
         run.reporter.say(f"{last}: finished, in {run.storage.local('stages') / folder}")
         return 0
-    from ..pipeline.proof import EXIT_CODES, publish_report, score_lines, verdict_lines
+    from ..pipeline.proof import EXIT_CODES, learning_lines, publish_report, score_lines, verdict_lines
 
     report = publish_report(run, manifests)
-    for line in ("", *score_lines(report), "", *verdict_lines(report)):
+    for line in ("", *score_lines(report), "", *verdict_lines(report), *learning_lines(report)):
         run.reporter.say(line)
     run.reporter.say(f"report: {run.storage.local(run.recipe.name)}/report.html")
     run.reporter.event("verdict", **report["verdict"], margin=report["margin"])
@@ -235,7 +235,7 @@ def status(recipe: Path, root: Path | None, overrides: Sequence[str], events: bo
 )
 @click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
 def report(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool, show: bool) -> int:
-    from ..pipeline.proof import publish_report, score_lines, verdict_lines
+    from ..pipeline.proof import learning_lines, publish_report, score_lines, verdict_lines
     from ..pipeline.run import artifacts
 
     with _opened(recipe, root, overrides, events) as opened:
@@ -243,7 +243,7 @@ def report(recipe: Path, root: Path | None, overrides: Sequence[str], events: bo
         if manifests.get("evaluate") is None:
             raise BadInput(f"{recipe}: nothing is judged yet; `understudy run {recipe}` does it")
         made = publish_report(opened, {key: manifest for key, manifest in manifests.items() if manifest})
-        for line in (*score_lines(made), "", *verdict_lines(made)):
+        for line in (*score_lines(made), "", *verdict_lines(made), *learning_lines(made)):
             opened.reporter.say(line)
         page = opened.storage.local(opened.recipe.name) / "report.html"
         opened.reporter.say(f"report: {page}")

@@ -63,6 +63,15 @@ def ask_students(run: Run, trained: Mapping[str, Artifact], tests: Sequence[Test
     return found
 
 
+def ask_parts(run: Run, curve: Artifact, test: TestRows) -> None:
+    """The students of the learning curve answer the verdict's test; they are no contenders, and have no facts."""
+    manifest, name = curve.manifest(), run.recipe.judged_student
+    assert manifest is not None
+    assert name is not None
+    for part in manifest["summary"]["parts"]:
+        _ask_folder(run, curve.folder / part["folder"], run.recipe.students[name], part["column"], [test], None)
+
+
 def _ask_folder(
     run: Run,
     folder: Path,

@@ -20,7 +20,7 @@ from ..data.sources import read_unlabeled
 from ..data.teacher import Sampling, Teacher
 from ..teachers.transformers import TransformersTeacher
 from .ask import SECOND_OPINION
-from .contenders import TIMED, ask_baselines, ask_students, latency
+from .contenders import TIMED, ask_baselines, ask_parts, ask_students, latency
 from .context import Run
 from .examples import Counts, read_examples, sample_rows
 from .executor import Asking, ask_all
@@ -34,14 +34,22 @@ from .table import CONFIG, Answers, ModelFacts, TestRows, facts_as_json, write_t
 VERSION = 3
 
 
-def evaluate(run: Run, artifact: Artifact, curated: Artifact, trained: dict[str, Artifact]) -> Outcome:
-    """Collect the answers of all, score them, and write them down."""
+def evaluate(
+    run: Run, artifact: Artifact, curated: Artifact, trained: dict[str, Artifact], curve: Artifact | None = None
+) -> Outcome:
+    """Collect the answers of all, score them, and write them down.
+
+    Args:
+        curve: students that learnt parts of the rows, where the recipe asks for them.
+    """
     tests = _tests(run, curated)
     counts = _ask_teacher(run, tests)
     _ask_twice(run, tests[0])
     models = {"teacher": _teacher_facts(run, tests[0].rows)}
     models |= ask_students(run, trained, tests)
     models |= ask_baselines(run, curated, tests)
+    if curve is not None:
+        ask_parts(run, curve, tests[0])
     scorer = scorer_of(run.recipe)
     judged = None
     if scorer is None:

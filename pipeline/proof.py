@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..data.artifact import Artifact
 from ..data.rows import SIDES
 from .context import Run
+from .curve import FEWEST
+from .learning import learning
 from .report import first_line, write_report
 from .scoring import score_tests
-from .table import read_table
+from .table import ModelFacts, TestRows, read_table
+from .words import usd as dollars
 
 EXIT_CODES = {"pass": 0, "fail": 4, "not_enough_data": 6}
 
@@ -25,6 +28,8 @@ def make_report(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> dict[st
     table = Artifact(run.storage, "evaluate", judged["fingerprint"])
     tests, models = read_table(table, judged["summary"])
     summary = score_tests(run.recipe, tests, models)
+    if "curve" in manifests:
+        summary |= _learning(run, manifests, tests, models, summary)
     spend = {key: manifest["spend"] for key, manifest in manifests.items()}
     priced = any(teacher.price is not None for teacher in run.recipe.teachers.values())
     usd = sum(part["usd"] for part in spend.values()) if priced else None
@@ -58,6 +63,42 @@ def make_report(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> dict[st
         },
         "notes": _notes(run, manifests),
     }
+
+
+def _learning(
+    run: Run,
+    manifests: Mapping[str, Mapping[str, Any]],
+    tests: Sequence[TestRows],
+    models: Mapping[str, ModelFacts],
+    summary: Mapping[str, Any],
+) -> dict[str, Any]:
+    judged, test = run.recipe.judged_student, tests[0]
+    assert judged is not None, "a curve is drawn for the judged student"
+    learnt = manifests["curve"]["summary"]
+    usd = _usd_per_row(manifests, models["teacher"].usd_per_1000)
+    return learning(run.recipe, test, models[judged], learnt, summary["ceiling"].get(test.name), usd)
+
+
+def _usd_per_row(manifests: Mapping[str, Mapping[str, Any]], usd_per_1000: float | None) -> float | None:
+    """Dollars for one more training row, whoever paid for those that are there.
+
+    Answers from the ledger cost nothing this time, and would cost as much as any other.
+
+    Args:
+        usd_per_1000: dollars for a thousand of the labelling teacher's answers.
+
+    Returns:
+        None where it has no price, or where what was written was all in the ledger, which does not say its price.
+    """
+    label, write = manifests["label"]["spend"], manifests.get("generate", {}).get("spend")
+    if usd_per_1000 is None:
+        return None
+    usd = usd_per_1000 / 1000 * (label["requests"] + label["from_ledger"])
+    if write is not None:
+        if not write["requests"]:
+            return None
+        usd += write["usd"] / write["requests"] * (write["requests"] + write["from_ledger"])
+    return float(usd / manifests["curve"]["summary"]["rows"])
 
 
 def _payback(usd: float | None, models: Mapping[str, Any], student: str | None) -> float | None:
@@ -100,6 +141,27 @@ def score_lines(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def learning_lines(report: Mapping[str, Any]) -> list[str]:
+    """What more rows are worth, and what holds the student back; none where the recipe does not ask."""
+    lines = []
+    if curve := report["curve"]:
+        rows = " ".join(f"{point['rows']:,}" for point in curve["points"])
+        scores = " ".join(f"{point['value']:.1f}" for point in curve["points"])
+        lines.append(f"rows {rows}: {scores}" + _worth(curve["next"]))
+    if capacity := report["capacity"]:
+        lines.append(f"{capacity['decision'].replace('_', ' ')}: {capacity['reason']}")
+    return lines
+
+
+def _worth(more: Mapping[str, Any] | None) -> str:
+    if more is None:
+        return ""
+    gain, usd = more["gain"], more["usd"]
+    cost = "" if usd is None else f" and cost {dollars(usd)}"
+    worth = f"{gain['value']:+.1f} ({gain['low']:.1f} to {gain['high']:.1f}) points"
+    return f"; {more['rows']:,} more are worth {worth}{cost}"
+
+
 def _notes(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> list[str]:
     notes = []
     origins = {name: n for name, n in manifests["label"]["summary"]["origins"].items() if n}
@@ -110,7 +172,18 @@ def _notes(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for name, student in run.recipe.students.items():
         if len(student.train.seeds) == 1:
             notes.append(f"Student '{name}' was trained with a single seed; the spread over seeds is not known.")
+    notes += _curve_notes(manifests["curve"]["summary"]) if "curve" in manifests else []
     failed = manifests["evaluate"]["rows"]["failed"]
     if failed:
         notes.append(f"{sum(failed.values())} test rows could not be asked and are left out for every model.")
+    return notes
+
+
+def _curve_notes(learnt: Mapping[str, Any]) -> list[str]:
+    notes = []
+    if learnt["skipped"]:
+        sizes = ", ".join(map(str, learnt["skipped"]))
+        notes.append(f"The learning curve leaves out parts of {sizes} rows: under {FEWEST} they say nothing.")
+    if not learnt["validation_rows"]:
+        notes.append("What holds the student back is not told: split.validation keeps no rows to see it on.")
     return notes

@@ -128,6 +128,10 @@ class EvaluateStage(Recipe):
     usd_per_hour: float | None = Field(None, gt=0)
     """Dollars an hour of the machine that will run the student, to reckon what its answers cost."""
 
+    curve: bool = False
+    """Train the judged student on parts of the rows too, and on a few by heart: what more rows are worth, and whether
+    the student has room for them. About as much training again, where it is short twice as much."""
+
 
 class Budget(Recipe):
     """A hard cap on what is paid to teachers."""
@@ -248,6 +252,9 @@ class JobRecipe(Recipe):
             raise fault("is not asked unless task.scorer is judge; remove it, or set the scorer", "evaluate", "judge")
         if judge is not None and judge not in self.teachers:
             raise fault(f"'{judge}' is no teacher of this recipe; defined: {names}", "evaluate", "judge")
+        if wanted and self.evaluate.curve:
+            found = "every part of it would be paid for at the judge's, and task.scorer is judge"
+            raise fault(f"{found}; remove it, or choose another scorer", "evaluate", "curve")
 
     def _keys_serve(self) -> None:
         """Refuse keys where they cannot tell anything, or nothing new."""

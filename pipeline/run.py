@@ -23,12 +23,12 @@ from ..data.fingerprint import fingerprint
 from ..data.lock import Lock
 from ..data.sources import expand, inputs_fingerprint, unlabeled_fingerprint
 from ..students.config import Layers
-from . import curate, evaluate, generate, label, train
+from . import curate, curve, evaluate, generate, label, train
 from .ask import label_values
 from .context import Run, versions
 from .outcome import Outcome
 
-STAGES = ("generate", "label", "curate", "train", "evaluate")
+STAGES = ("generate", "label", "curate", "train", "curve", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -95,13 +95,14 @@ def stages(run: Run) -> list[Stage]:
             lambda run, out, given: curate.curate(run, out, given["label"]),
         )
     )
-    for name, student in recipe.students.items():
-        made_from = {"student": student.model_dump(), "labels": list(recipe.labels)}
-        if isinstance(student.init, Layers):
-            made_from["cut_from"] = run.teacher_identity(student.init.teacher)
+    for name in recipe.students:
+        made_from = _learning(run, name)
         found.append(Stage(f"train:{name}", train.VERSION, made_from, ("curate",), partial(_train, name=name)))
     if recipe.students:
         trained = tuple(f"train:{name}" for name in recipe.students)
+        if recipe.evaluate.curve and recipe.judged_student:
+            found.append(Stage("curve", curve.VERSION, _learning(run, recipe.judged_student), ("curate",), _curve))
+            trained += ("curve",)
         made_from = {
             "gold": gold,
             "teacher": _identity(run, "label"),
@@ -121,13 +122,26 @@ def stages(run: Run) -> list[Stage]:
     return found
 
 
+def _learning(run: Run, name: str) -> dict[str, Any]:
+    """What a student is made from, beside the rows."""
+    student = run.recipe.students[name]
+    made_from = {"student": student.model_dump(), "labels": list(run.recipe.labels)}
+    if isinstance(student.init, Layers):
+        made_from["cut_from"] = run.teacher_identity(student.init.teacher)
+    return made_from
+
+
 def _train(run: Run, artifact: Artifact, given: Mapping[str, Artifact], *, name: str) -> Outcome:
     return train.train(run, artifact, given["curate"], name)
 
 
+def _curve(run: Run, artifact: Artifact, given: Mapping[str, Artifact]) -> Outcome:
+    return curve.curve(run, artifact, given["curate"])
+
+
 def _evaluate(run: Run, artifact: Artifact, given: Mapping[str, Artifact]) -> Outcome:
     trained = {key.partition(":")[2]: made for key, made in given.items() if key.startswith("train:")}
-    return evaluate.evaluate(run, artifact, given["curate"], trained)
+    return evaluate.evaluate(run, artifact, given["curate"], trained, given.get("curve"))
 
 
 def _identity(run: Run, stage: Any) -> dict[str, str]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.artifact import Artifact
 from ..data.errors import BadInput
 from ..data.rows import Example, message_dicts
-from ..students.config import Layers
+from ..students.config import Layers, StudentRecipe
 from .ask import label_values
 from .context import Run
 from .examples import read_examples
@@ -19,17 +20,17 @@ from .outcome import Outcome
 
 if TYPE_CHECKING:
     from ..students.cut import Larger
+    from ..students.trainer import TrainingRows
 
 VERSION = 2
 
 
 def train(run: Run, artifact: Artifact, curated: Artifact, name: str) -> Outcome:
     """Train every seed into ``seed-<n>``; a finished seed is not trained again."""
-    from ..students.trainer import TrainingRows, train_student
+    from ..students.trainer import TrainingRows
 
     run.rest()  # an engine of the teacher's would keep the memory that training needs
     student = run.recipe.students[name]
-    larger = partial(_larger, run, student.init.teacher) if isinstance(student.init, Layers) else None
     rows = TrainingRows(
         train=lambda: read_examples(curated, "train"),
         validation=lambda: read_examples(curated, "validation"),
@@ -42,24 +43,42 @@ def train(run: Run, artifact: Artifact, curated: Artifact, name: str) -> Outcome
         )
     trained: list[dict[str, Any]] = []
     for seed in student.train.seeds:
-        folder = artifact.folder / f"seed-{seed}"
-        with run.reporter.track(f"train {name}", None, "steps") as tracker:
-
-            def show(step: int, steps: int, detail: str, tracker: Any = tracker) -> None:
-                tracker.expect(steps)
-                tracker.advance(lambda: detail, to=step)
-
-            result = train_student(student, rows, folder, seed, show, larger)
+        result = train_one(run, student, rows, artifact.folder / f"seed-{seed}", seed, f"train {name}")
         run.reporter.say(
             f"  seed {seed}: validation {result['validation_agreement']:.1f}, {result['parameters']:,} parameters, "
             f"{result['seconds']:.0f} s"
         )
-        loss = result["validation_loss"]
-        trained.append({"seed": seed, **result, "validation_loss": loss if math.isfinite(loss) else None})
-    for folder in artifact.folder.glob("seed-*/work"):
-        shutil.rmtree(folder)
+        trained.append({"seed": seed, **result})
+    clear(artifact)
     chosen = max(trained, key=lambda result: (result["validation_agreement"], -(result["validation_loss"] or 0.0)))
     return Outcome(summary={"seeds": trained, "chosen": chosen["seed"]})
+
+
+def train_one(
+    run: Run, student: StudentRecipe, rows: TrainingRows, folder: Path, seed: int, title: str
+) -> dict[str, Any]:
+    """One training, shown while it goes on; what `train_student` returns, without infinities."""
+    from ..students.trainer import train_student
+
+    with run.reporter.track(title, None, "steps") as tracker:
+
+        def show(step: int, steps: int, detail: str) -> None:
+            tracker.expect(steps)
+            tracker.advance(lambda: detail, to=step)
+
+        result = train_student(student, rows, folder, seed, show, _loads_larger(run, student))
+    loss = result["validation_loss"]
+    return {**result, "validation_loss": loss if math.isfinite(loss) else None}
+
+
+def clear(artifact: Artifact) -> None:
+    """Remove what only an interrupted training needs."""
+    for folder in artifact.folder.glob("*/work"):
+        shutil.rmtree(folder)
+
+
+def _loads_larger(run: Run, student: StudentRecipe) -> Callable[[], Larger] | None:
+    return partial(_larger, run, student.init.teacher) if isinstance(student.init, Layers) else None
 
 
 def _larger(run: Run, teacher: str) -> Larger:

@@ -52,6 +52,8 @@ class TrainingRows:
     labels: tuple[str, ...] = ()
     writes: bool = False
     """Some outputs are text beside the labels, so that case matters; without labels it always does."""
+    vocabulary: Callable[[], Iterator[Example]] | None = None
+    """Rows whose words make the tokens, and so the student's shape; by default those it trains on."""
 
     @property
     def only_labels(self) -> bool:
@@ -302,7 +304,7 @@ def _first_weights(
     """The tokenizer, learnt or cut from the rows or as it was kept when they were first read, and the model."""
 
     def texts() -> Iterator[str]:
-        for row in rows.train():
+        for row in (rows.vocabulary or rows.train)():
             yield row.input
             if row.output not in rows.labels:
                 yield row.output
