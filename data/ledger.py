@@ -67,6 +67,10 @@ class Ledger:
         self._segment: Segment | None = None
         self._segment_path = ""
         self._waiting: list[_Waiting] = []
+        self._fresh: dict[str, Record] = {}
+        """What is durable and not in the index yet."""
+        self._fault: UnderstudyError | None = None
+        """Why the index could not take a group whose answers are durable; raised at the next append."""
         self._flusher: asyncio.Task[None] | None = None
         self.catch_up()
 
@@ -75,6 +79,8 @@ class Ledger:
 
     def find(self, key: str, logprobs: int = 0) -> Record | None:
         """The answer under ``key``, if it was recorded with at least ``logprobs`` alternatives per token."""
+        if (fresh := self._fresh.get(key)) and fresh.logprobs >= logprobs:
+            return fresh
         generation = self._index.generation
         try:
             return self._look_up(key, logprobs)
@@ -86,8 +92,11 @@ class Ledger:
         """Return when the record is durable.
 
         Raises:
-            UnderstudyError: it could not be written.
+            UnderstudyError: it could not be written, or an earlier one could not be indexed.
         """
+        if fault := self._fault:
+            self._fault = None
+            raise fault
         durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(record, _line(record), durable))
         if self._flusher is None or self._flusher.done():
@@ -170,7 +179,7 @@ class Ledger:
                 await asyncio.sleep(GROUP_SECONDS)
                 group, self._waiting = self._waiting, []
                 try:
-                    await asyncio.to_thread(self._commit, group)
+                    await asyncio.to_thread(self._commit, group, asyncio.get_running_loop())
                 except UnderstudyError as error:
                     _settle(group, error)
                 else:
@@ -180,22 +189,30 @@ class Ledger:
             if isinstance(error, asyncio.CancelledError):
                 raise
 
-    def _commit(self, group: Sequence[_Waiting]) -> None:
-        """Write, sync and index a group: in a thread, because no cancellation may come between the three."""
+    def _commit(self, group: Sequence[_Waiting], loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """Write, sync and index a group: in a thread, because no cancellation may come between the three.
+
+        Args:
+            loop: where the group waits. It is told once the group is durable: a busy loop lets a thread run for each
+                step of the index by and by only, which kept 512 places waiting for a third of their time.
+        """
         with self._writing:
             try:
-                self._write(group)
+                self._write(group, loop)
             except BaseException:
                 self._leave_segment()  # how far it goes is not known; the next ledger reads on from where it is indexed
                 raise
 
-    def _write(self, group: Sequence[_Waiting]) -> None:
+    def _write(self, group: Sequence[_Waiting], loop: asyncio.AbstractEventLoop | None) -> None:
         try:
             offset = self._own_segment().append(b"".join(waiting.line for waiting in group))
         except OSError as error:
             raise UnderstudyError(
                 f"{self._segment_path}: cannot be written: {error.strerror}; free some space and run again"
             ) from None
+        self._fresh |= {waiting.record.key: waiting.record for waiting in group}
+        if loop is not None:
+            loop.call_soon_threadsafe(_settle, group, None)
         entries = []
         for waiting in group:
             entries.append((waiting.record.key, offset, len(waiting.line), waiting.record.logprobs))
@@ -205,6 +222,11 @@ class Ledger:
             self._index.add(self._segment_path, entries, offset)
         except _Stale:
             self._reindex(generation)
+        except UnderstudyError as error:
+            self._fault = error
+            raise
+        for waiting in group:
+            self._fresh.pop(waiting.record.key, None)
 
     def _own_segment(self) -> Segment:
         if self._segment is None:
