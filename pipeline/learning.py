@@ -99,3 +99,23 @@ def _capacity(
         unit="rows" if recipe.labels else "tokens",
     )
     return capacity(found, recipe.evaluate.margin)
+
+
+def usd_per_row(manifests: Mapping[str, Mapping[str, Any]], usd_per_1000: float | None) -> float | None:
+    """Dollars for one more training row, whoever paid for those that are there.
+
+    Answers from the ledger cost nothing this time, and the next ones will cost what any does.
+
+    Args:
+        usd_per_1000: dollars for a thousand of the labelling teacher's answers.
+
+    Returns:
+        None where it has no price, or where all that was written was in the ledger, so that nobody saw its price.
+    """
+    label, write = manifests["label"]["spend"], manifests.get("generate", {}).get("spend")
+    if usd_per_1000 is None or (write and not write["requests"]):
+        return None
+    usd: float = usd_per_1000 / 1000 * (label["requests"] + label["from_ledger"])
+    if write:
+        usd += write["usd"] / write["requests"] * (write["requests"] + write["from_ledger"])
+    return usd / int(manifests["curve"]["summary"]["rows"])

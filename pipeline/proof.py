@@ -11,7 +11,7 @@ from ..data.artifact import Artifact
 from ..data.rows import SIDES
 from .context import Run
 from .curve import FEWEST
-from .learning import learning
+from .learning import learning, usd_per_row
 from .report import first_line, write_report
 from .scoring import score_tests
 from .table import ModelFacts, TestRows, read_table
@@ -75,30 +75,8 @@ def _learning(
     judged, test = run.recipe.judged_student, tests[0]
     assert judged is not None, "a curve is drawn for the judged student"
     learnt = manifests["curve"]["summary"]
-    usd = _usd_per_row(manifests, models["teacher"].usd_per_1000)
+    usd = usd_per_row(manifests, models["teacher"].usd_per_1000)
     return learning(run.recipe, test, models[judged], learnt, summary["ceiling"].get(test.name), usd)
-
-
-def _usd_per_row(manifests: Mapping[str, Mapping[str, Any]], usd_per_1000: float | None) -> float | None:
-    """Dollars for one more training row, whoever paid for those that are there.
-
-    Answers from the ledger cost nothing this time, and would cost as much as any other.
-
-    Args:
-        usd_per_1000: dollars for a thousand of the labelling teacher's answers.
-
-    Returns:
-        None where it has no price, or where what was written was all in the ledger, which does not say its price.
-    """
-    label, write = manifests["label"]["spend"], manifests.get("generate", {}).get("spend")
-    if usd_per_1000 is None:
-        return None
-    usd = usd_per_1000 / 1000 * (label["requests"] + label["from_ledger"])
-    if write is not None:
-        if not write["requests"]:
-            return None
-        usd += write["usd"] / write["requests"] * (write["requests"] + write["from_ledger"])
-    return float(usd / manifests["curve"]["summary"]["rows"])
 
 
 def _payback(usd: float | None, models: Mapping[str, Any], student: str | None) -> float | None:
