@@ -175,8 +175,3 @@ def _canonical(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
-
-
-def most_probable(probs: Mapping[str, float]) -> str:
-    """The likeliest label; of equals the one named first."""
-    return max(probs, key=lambda label: probs[label])

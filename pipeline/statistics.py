@@ -55,12 +55,6 @@ def share(hits: int, rows: int, level: float = 0.9) -> Interval:
     return Interval(100 * value, 100 * low, 100 * high)
 
 
-def paired_difference(student: npt.ArrayLike, teacher: npt.ArrayLike, level: float = 0.9) -> Interval:
-    """Student's share of right rows minus teacher's; both arrays are bool [rows], in the same order."""
-    wins, losses, rows = _discordant(student, teacher)
-    return tango(wins, losses, rows, level)
-
-
 def tango(wins: float, losses: float, rows: float, level: float = 0.9) -> Interval:
     """Score interval for (wins - losses) / rows, two paired proportions.
 

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from understudy.pipeline.statistics import Interval, paired_difference
+from understudy.pipeline.statistics import Interval, tango
 from understudy.pipeline.verdict import judge, rows_needed, score_difference
 
 
@@ -24,7 +24,7 @@ def test_a_student_whose_interval_lies_above_the_margin_passes():
         "its lower end is above -2.0"
     )
     assert (verdict.rows, verdict.roots, verdict.margin, verdict.method) == (3080, 3080, 2.0, "Tango")
-    assert verdict.difference == paired_difference(*scores(120, 130, 3080)[:2])
+    assert verdict.difference == tango(120, 130, 3080)
 
 
 def test_a_student_whose_interval_lies_below_the_margin_fails():
