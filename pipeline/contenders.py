@@ -90,9 +90,10 @@ def _ask_folder(
     for test in tests:
         started = time.perf_counter()
         with run.reporter.track(f"{column} on {test.name}", len(test.rows)) as tracker:
-            test.answers[column] = asyncio.run(_answers(run, model, test.rows, sampling, tracker))
+            test.answers[column], tokens = asyncio.run(_answers(run, model, test.rows, sampling, tracker))
         if facts is not None and facts.per_second is None and test.rows:
-            facts.per_second = len(test.rows) / (time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            facts.per_second, facts.tokens_per_second = len(test.rows) / seconds, tokens / seconds
     if facts is not None:
         prompts = [student_prompt(row.id, row.input, list(run.recipe.labels)) for row in tests[0].rows[:TIMED]]
         facts.parameters, facts.bytes = model.facts()
@@ -103,7 +104,8 @@ def _ask_folder(
 
 async def _answers(
     run: Run, model: TransformersTeacher, rows: Sequence[Source], sampling: Sampling, tracker: Any
-) -> Answers:
+) -> tuple[Answers, int]:
+    """What a model said to every row, and the tokens that it read and wrote."""
     labels = list(run.recipe.labels)
     said: dict[str, Answer | Failed] = {}
 
@@ -121,7 +123,8 @@ async def _answers(
         outputs.append(output if isinstance(output, str) else None)
         sure = isinstance(answer, Answer) and answer.scores is not None
         confidence.append(math.exp(answer.scores[answer.text]) if sure else None)  # type: ignore[union-attr,index]
-    return Answers(outputs, confidence)
+    tokens = sum(a.input_tokens + a.output_tokens for a in said.values() if isinstance(a, Answer))
+    return Answers(outputs, confidence), tokens
 
 
 async def latency(model: Teacher, prompts: Sequence[Prompt], sampling: Sampling) -> dict[str, float] | None:

@@ -190,6 +190,7 @@ def _model(recipe: JobRecipe, name: str, facts: ModelFacts, tests: Sequence[Test
         "memory": facts.memory,
         "latency_ms": facts.latency_ms,
         "per_second": facts.per_second,
+        "tokens_per_second": facts.tokens_per_second,
         "usd_per_1000": _usd_per_1000(recipe, facts),
     }
     if facts.seeds is not None:

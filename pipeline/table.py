@@ -71,6 +71,8 @@ class ModelFacts:
     """One message at a time."""
     per_second: float | None = None
     """Messages, many at a time."""
+    tokens_per_second: float | None = None
+    """Tokens read and written, many messages at a time."""
     usd_per_1000: float | None = None
     seeds: list[dict[str, Any]] | None = None
 

@@ -36,6 +36,7 @@ def model(kind: str, value: float, **facts: Any) -> dict[str, Any]:
         "memory": None,
         "latency_ms": None,
         "per_second": None,
+        "tokens_per_second": None,
         "usd_per_1000": None,
     }
     further = {"gold": {"macro_f1": {"value": value, "low": max(value - 2, 0.0), "high": value + 0.5}}}

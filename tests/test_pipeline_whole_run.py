@@ -110,6 +110,7 @@ def test_the_student_passes_where_it_is_as_good_as_its_teacher(report):
     assert models["student"]["score"]["gold"]["value"] > 80
     assert models["majority"]["score"]["gold"]["value"] == pytest.approx(100 / 3, abs=0.1)
     assert 50e6 < models["student"]["memory"] < 2e9, "a process with torch in it"
+    assert models["student"]["tokens_per_second"] > 5 * models["student"]["per_second"] > 0
     assert report["verdict"]["decision"] == "pass"
     assert report["verdict"]["reference"] == "gold"
     assert [trained["seed"] for trained in models["student"]["seeds"]] == [0, 1]
