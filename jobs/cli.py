@@ -299,12 +299,15 @@ def answer(
 )
 @click.option("--format", "form", type=click.Choice(["lm-eval"]), required=True, help="What to write.")
 @click.option("--to", type=click.Path(path_type=Path), required=True, help="A folder that is not there yet.")
-def export(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool, form: str, to: Path) -> int:
+@click.option("--student", help="Whose score others shall find; by default the one that is judged.")
+def export(
+    recipe: Path, root: Path | None, overrides: Sequence[str], events: bool, form: str, to: Path, student: str | None
+) -> int:
     from ..pipeline.export import FORMATS
 
     with _opened(recipe, root, overrides, events) as opened:
-        files = FORMATS[form](opened, to)
-        opened.reporter.say(f"wrote {', '.join(path.name for path in files)} in {to}")
+        files = FORMATS[form](opened, to, student)
+        opened.reporter.say(f"wrote {', '.join(path.name for path in files)} in {to}; its README.md says how to run it")
         opened.reporter.event("export", format=form, files=[str(path) for path in files])
     return 0
 

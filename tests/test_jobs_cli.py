@@ -232,7 +232,8 @@ def test_a_key_is_in_no_file_and_in_no_line_that_a_run_leaves(job):
     rows(job / "gold.jsonl", *({"input": text, "output": team(text)} for text in TEXTS[200:230]))
     change(job, "  unlabeled", "  test: {gold: gold.jsonl}\n  unlabeled")
     change(job, "teachers:", "max_failed: 0.5\nstudent: {init: {parameters: 0.3M}, train: {epochs: 1}}\nteachers:")
-    commands = ("preview", "plan --pilot 4", "run --no-gate", "status", "report", "answer")
+    export = "export --format lm-eval --to task"
+    commands = ("preview", "plan --pilot 4", "run --no-gate", "status", "report", "answer", export)
     said = ""
     with Endpoint(then=echoes) as endpoint:
         ask_endpoint(job, endpoint.base_url, api_key_env="THE_KEY", headers_env="{X-Gate: THE_KEY}")
@@ -246,6 +247,8 @@ def test_a_key_is_in_no_file_and_in_no_line_that_a_run_leaves(job):
     assert (sent["Authorization"], sent["X-Gate"]) == (f"Bearer {SECRET}", SECRET)
     assert "temperature is not for ***" in said
     assert "answered by `m of ***`" in said
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert (told["event"], told["format"], told["files"][0]) == ("export", "lm-eval", "task/README.md")
     left = {file: read(file) for file in job.rglob("*") if file.is_file()}
     for where, words in {"stages": b"no credit for ***", "ledger": b"the key is ***"}.items():
         assert any(words in content for file, content in left.items() if where in file.parts)

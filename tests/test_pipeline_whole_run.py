@@ -16,13 +16,12 @@ from understudy.data.errors import BadInput
 from understudy.data.storage import LocalStorage
 from understudy.jobs.embedded.make import JOB
 from understudy.pipeline.context import Run
-from understudy.pipeline.export import export_lm_eval
 from understudy.pipeline.plan import plan
 from understudy.pipeline.progress import Reporter
 from understudy.pipeline.proof import publish_report, score_lines, verdict_lines
 from understudy.pipeline.recipe import load_recipe
 from understudy.pipeline.run import run_stages
-from understudy.pipeline.use import answers, student_folder
+from understudy.pipeline.use import answers
 
 from .endpoint import Endpoint, Reply, says
 
@@ -187,46 +186,6 @@ def test_the_trained_student_answers_alone_and_in_plain_transformers_alike(job):
         tokens = list(model.config.label_token_ids.values())
         probs = model(**asked).logits[0, -1, tokens].softmax(-1)
         assert probs.max().item() == pytest.approx(sure, abs=1e-4)
-
-
-def test_lm_evaluation_harness_finds_the_score_of_the_report(report, job, tmp_path, monkeypatch):
-    lm_eval = pytest.importorskip("lm_eval")
-    folder, _ = job
-    run = opened(folder)
-    _, student = student_folder(run, None)
-    export_lm_eval(run, tmp_path / "task")
-    run.close()
-    monkeypatch.chdir(tmp_path / "task")
-
-    found = lm_eval.simple_evaluate(
-        model="hf",
-        model_args={"pretrained": str(student), "device": "cpu", "dtype": "float32"},
-        tasks=["whole_gold"],
-        task_manager=lm_eval.tasks.TaskManager(include_path=".", include_defaults=False),
-        apply_chat_template=True,
-        bootstrap_iters=0,
-    )
-
-    (score,) = (value for key, value in found["results"]["whole_gold"].items() if key.startswith("exact_match,"))
-    assert 100 * score == pytest.approx(report["models"]["student"]["score"]["gold"]["value"], abs=1e-6)
-    lines = (tmp_path / "task/whole_gold.answers.jsonl").read_text().splitlines()
-    said = [json.loads(line) for line in lines]
-    assert sum(row["score"] for row in said if row["model"] == "teacher") / 1.8 == pytest.approx(
-        report["models"]["teacher"]["score"]["gold"]["value"]
-    )
-
-
-def test_a_folder_that_holds_something_is_not_exported_into(report, job):
-    folder, _ = job
-    run = opened(folder)
-
-    with pytest.raises(BadInput, match=r"^--to .*: is there already; choose a folder that is empty or not there yet$"):
-        export_lm_eval(run, folder)
-    run.close()
-    run = opened(folder, "train.epochs=11")
-    with pytest.raises(BadInput, match=r"recipe\.yaml: nothing is judged yet; `understudy run .*` does it$"):
-        export_lm_eval(run, folder / "new")
-    run.close()
 
 
 def test_an_unknown_student_is_refused(report, job):
