@@ -816,16 +816,16 @@ def test_a_run_is_judged_reported_repeated_and_used(job):
         assert decided["event"] == "verdict"
         assert done.returncode == {"pass": 0, "fail": 4, "not_enough_data": 6}[decided["decision"]]
         assert done.returncode != 0  # one epoch over 30 rows teaches nobody
-        assert len(endpoint.requests) == 60
+        assert len(endpoint.requests) == 90, "30 inputs, and 30 gold rows twice"
         again = understudy("run", "recipe.yaml", cwd=job)
         assert again.returncode == done.returncode
         assert understudy("run", "recipe.yaml", "--no-gate", cwd=job).returncode == 0
-        assert len(endpoint.requests) == 60
+        assert len(endpoint.requests) == 90
     words = {"fail": "FAIL: ", "not_enough_data": "NOT ENOUGH DATA: "}[decided["decision"]]
     assert any(line.startswith(words) for line in again.stderr.splitlines())
     report = json.loads((job / "runs" / "triage" / "report.json").read_text())
     assert report["verdict"]["decision"] == decided["decision"]
-    assert set(report["models"]) == {"teacher", "student", "majority", "linear"}
+    assert set(report["models"]) == {"teacher", "student", "untrained", "majority", "neighbour", "linear"}
 
     shown = understudy("report", "recipe.yaml", "--json", cwd=job)
     assert (shown.returncode, events(shown)[0]["event"]) == (0, "report")
