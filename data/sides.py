@@ -40,6 +40,11 @@ class Split(Recipe):
         return self
 
 
+def place_of(root: str) -> float:
+    """Where in [0, 1) a root lies, whatever the shares are: what is held out for a test lies first."""
+    return fraction("side", root)
+
+
 def side_of(root: str, split: Split, *, gold: bool) -> Side:
     """The side of a root, the same in every run.
 
@@ -47,7 +52,7 @@ def side_of(root: str, split: Split, *, gold: bool) -> Side:
         gold: a gold test exists, so that no root has to be held out for it.
     """
     test = split.test if split.test is not None else (0.0 if gold else DEFAULT_TEST)
-    place = fraction("side", root)
+    place = place_of(root)
     if place < test:
         return "test"
     if place < test + split.validation:

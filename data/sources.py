@@ -24,19 +24,13 @@ from .config import Recipe
 from .errors import BadInput
 from .fingerprint import fingerprint, row_id
 from .rows import Origin, Side, Source
+from .sheet import COLUMNS, delimiter_of, row_and_root, unguarded
 from .sides import Split, side_of
 
 HUB = "hub://"
 _TEXT_COLUMNS = ("input", "text", "message", "question", "prompt")
 _OUTPUT_COLUMNS = ("output", "label", "answer")
 _SLICES = "evaluate.slices"
-
-SHEET_COLUMNS = ("sheet_id", "input", "output")
-"""Header of a sheet to be labelled by hand: rows without an output are still to come."""
-
-_GUARD = "'"
-"""Stands before what a spreadsheet would take for a formula, a number or a date."""
-
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
@@ -138,11 +132,12 @@ def read_pairs(
 ) -> list[Source]:
     """Seeds or a gold test: rows with an input and, where ``answered``, an output. Small enough for memory.
 
-    A text that comes again is a row of its own; a seed keeps the root of the first, a judged row stands alone.
+    A text that comes again is a row of its own; a seed keeps the root of the first, a judged row stands alone
+    unless it is from a sheet, which knows its root.
 
     Args:
         key: where the path stands in the recipe, for messages.
-        answered: every row must have an output.
+        answered: every row must have an output, but those of a sheet, which is filled in by and by.
         side: put on every row; by default decided later.
         columns: what else to keep of each row.
 
@@ -154,17 +149,12 @@ def read_pairs(
     copies: Counter[str] = Counter()
     for file in expand(path, folder, key):
         for place, record in _records(file):
-            text = _text(record, None, place, key)
-            output = next((said for name in _OUTPUT_COLUMNS if (said := _output(record.get(name)))), None)
+            ours = row_and_root(_cell(record.get(COLUMNS[0])))
+            text, output = _pair(record, place, key)
             if not text.strip():
-                if output is None:  # a line of empty cells, as spreadsheets leave them
-                    continue
-                raise BadInput(f"{place}: the output '{output[:40]}' has no input; add one, or remove the row")
-            if SHEET_COLUMNS[0] in record:
-                text = unguarded(text)
-                if output is None:
-                    continue
-            if answered and output is None:
+                continue
+            text = unguarded(text) if ours else text
+            if answered and output is None and COLUMNS[0] not in record:
                 raise BadInput(f"{place}: no output; found {', '.join(map(str, record))}; add `output` (or `label`)")
             chosen = _cell(record.get("id"))
             root = row_id(key, chosen or text)
@@ -176,44 +166,42 @@ def read_pairs(
             copies[root] += 1
             origin: Origin = "gold" if answered else "seed"
             marks = {column: _column(record, column, place, _SLICES) for column in columns}
-            rows.append(Source(name, text, name if answered else root, side or "train", origin, output, marks))
+            if answered:
+                root = ours[1] if ours else name
+            rows.append(Source(name, text, root, side or "train", origin, output, marks))
     if not rows:
-        raise BadInput(f"{key}: {path}: holds no rows with an output; expected one {{input, output}} object a line")
+        raise BadInput(f"{key}: {path}: holds no rows; expected one {{input, output}} object a line")
     return rows
 
 
-def count_rows(path: str, folder: Path, key: str) -> int:
-    """Rows with an input, with or without an output."""
-    records = (record for file in expand(path, folder, key) for _, record in _records(file))
-    return sum(any(_cell(record.get(name)).strip() for name in _TEXT_COLUMNS) for record in records)
+def _pair(record: dict[str, Any], place: str, key: str) -> tuple[str, str | None]:
+    """Input and output of a row; both empty in a line of empty cells, as spreadsheets leave them."""
+    text = _text(record, None, place, key)
+    output = next((said for name in _OUTPUT_COLUMNS if (said := _output(record.get(name)))), None)
+    if output is not None and not text.strip():
+        raise BadInput(f"{place}: the output '{output[:40]}' has no input; add one, or remove the row")
+    return text, output
 
 
 def read_sheet(file: Path) -> list[Source]:
-    """The rows of a sheet, labelled or not, under their own ids.
+    """The rows of a sheet, labelled or not; an id is empty where somebody added a row by hand.
 
     Raises:
-        BadInput: the file is no sheet.
+        BadInput: the file cannot be read, or is no sheet.
     """
     rows = []
     for place, record in _records(file):
-        if missing := [column for column in SHEET_COLUMNS if column not in record]:
-            raise BadInput(
-                f"{place}: no column '{missing[0]}', so this is no sheet that `sample` wrote; choose another file"
-            )
-        name, text = _cell(record["sheet_id"]), unguarded(_cell(record["input"]))
-        rows.append(Source(name, text, name, "test", "unlabeled", _output(record["output"])))
+        if missing := [column for column in COLUMNS if column not in record]:
+            found = f"{place}: no column '{missing[0]}', so this is no sheet that `sample` wrote"
+            raise BadInput(f"{found}; choose another file")
+        ours = row_and_root(_cell(record[COLUMNS[0]]))
+        name, root = ours or ("", "")
+        text, output = _pair(record, place, str(file))
+        if text.strip():
+            rows.append(Source(name, unguarded(text) if ours else text, root, "test", "unlabeled", output))
+    if not rows:
+        raise BadInput(f"{file}: holds no rows, so there is nothing to add to; remove it, or choose another file")
     return rows
-
-
-def guarded(text: str) -> str:
-    """A cell that a spreadsheet shows and saves as it is."""
-    means_something = text[:1] in ("=", "+", "-", "@", "\t", "\r", _GUARD) or not any(map(str.isalpha, text))
-    return _GUARD + text if means_something else text
-
-
-def unguarded(text: str) -> str:
-    """What `guarded` was given."""
-    return text.removeprefix(_GUARD)
 
 
 def _unlabeled_records(unlabeled: Unlabeled, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -281,8 +269,10 @@ def _line_not_utf8(file: Path) -> int:
 
 def _csv(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     with open(file, encoding="utf-8-sig", newline="") as lines:
+        delimiter = "\t" if file.suffix.lower() == ".tsv" else delimiter_of(lines.readline())
+        lines.seek(0)
         # strict, because a quote that is never closed would otherwise swallow the rows after it without a word
-        reader = csv.DictReader(lines, delimiter="\t" if file.suffix.lower() == ".tsv" else ",", strict=True)
+        reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
         try:
             twice = [name for name, n in Counter(reader.fieldnames or ()).items() if n > 1 and name]
             if twice:

@@ -260,13 +260,15 @@ def report(recipe: Path, root: Path | None, overrides: Sequence[str], events: bo
 @click.option("--rows", type=click.IntRange(1), default=300, show_default=True, help="Rows on the sheet.")
 @click.option("--to", type=click.Path(path_type=Path), help="The sheet; by default sample.csv beside the recipe.")
 def sample(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool, rows: int, to: Path | None) -> int:
+    from dataclasses import asdict
+
     from ..pipeline.sheet import write_sheet
 
     with _opened(recipe, root, overrides, events) as opened:
         sheet = write_sheet(opened, to or opened.folder / "sample.csv", rows)
         for line in sheet.lines(opened):
             opened.reporter.say(line)
-        opened.reporter.event("sample", path=str(sheet.path), rows=sheet.rows, labelled=sheet.labelled)
+        opened.reporter.event("sample", **{**asdict(sheet), "path": str(sheet.path)})
     return 0
 
 

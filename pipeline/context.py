@@ -15,7 +15,7 @@ from typing import Any
 from ..data.errors import BadInput
 from ..data.ledger import Ledger
 from ..data.rows import Source
-from ..data.sources import count_rows, read_pairs, read_unlabeled
+from ..data.sources import read_pairs, read_unlabeled
 from ..data.storage import Storage
 from ..data.teacher import Teacher
 from ..teachers.recorded import RecordedTeacher, Spend, spent_before
@@ -152,22 +152,23 @@ class Run:
             yield from read_unlabeled(task.unlabeled, self.folder, self.recipe.split, gold=bool(task.test))
 
     def gold(self) -> dict[str, list[Source]]:
-        """Gold tests by name; where the task has labels, an output is one of them."""
+        """Gold tests by name; where the task has labels, an output is one of them.
+
+        Of a sheet that is not filled in yet, the rows that are.
+        """
         tests: dict[str, list[Source]] = {}
         for name, path in self.recipe.task.test.items():
             key = f"task.test.{name}"
             columns = self.recipe.evaluate.slices
-            tests[name] = read_pairs(path, self.folder, key, answered=True, side="test", columns=columns)
-            self._tell_of_a_sheet(path, key, len(tests[name]))
-            check_labels(tests[name], self.recipe.labels, f"{key}: {path}")
-            check_references(tests[name], self.recipe, f"{key}: {path}")
+            rows = read_pairs(path, self.folder, key, answered=True, side="test", columns=columns)
+            check_labels(rows, self.recipe.labels, f"{key}: {path}")
+            check_references(rows, self.recipe, f"{key}: {path}")
+            tests[name] = [row for row in rows if row.output is not None]
+            if not tests[name]:
+                raise BadInput(f"{key}: {path}: none of {len(rows)} rows is labelled; fill in the column `output`")
+            if len(tests[name]) < len(rows):
+                self.tell([f"{path}: {len(tests[name])} of {len(rows)} rows are labelled; the others are left out"])
         return tests
-
-    def _tell_of_a_sheet(self, path: str, key: str, labelled: int) -> None:
-        """Say how much of a sheet is done, where some of it is not."""
-        rows = count_rows(path, self.folder, key)
-        if labelled < rows:
-            self.tell([f"{path}: {labelled} of {rows} rows are labelled; the others are left out"])
 
     def rest(self) -> None:
         """Have teachers give back engines, workers and connections; whoever is asked again starts again."""

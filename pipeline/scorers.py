@@ -81,7 +81,8 @@ def check_references(rows: Sequence[Source], recipe: JobRecipe, where: str) -> N
         BadInput: naming the row.
     """
     for number, row in enumerate(rows, 1):
-        output = row.output or ""
+        if (output := row.output) is None:
+            continue
         if recipe.metric == "numeric" and _last_number(output) is None:
             raise BadInput(
                 f"{where}: row {number}: the output '{output[:60]}' holds no number, and task.scorer is numeric; "

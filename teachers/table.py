@@ -36,7 +36,8 @@ class TableTeacher:
         self._file = files[0]
         self._outputs: dict[str, str] = {}
         for row in read_pairs(path, folder, key, answered=True):
-            self._outputs.setdefault(fold(row.input), row.output or "")
+            if row.output is not None:
+                self._outputs.setdefault(fold(row.input), row.output)
         self._revision = revision
         self._content = fingerprint(inputs_fingerprint(files))
 

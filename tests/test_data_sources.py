@@ -489,7 +489,7 @@ def test_pairs_are_read_from_every_file_of_a_pattern(tmp_path):
 def test_a_file_of_pairs_without_a_row_is_refused(tmp_path):
     write(tmp_path, "gold.csv", "input,output\n,\n")
     assert refused_pairs(tmp_path, "gold.csv") == (
-        "task.test.gold: gold.csv: holds no rows with an output; expected one {input, output} object a line"
+        "task.test.gold: gold.csv: holds no rows; expected one {input, output} object a line"
     )
     assert refused_pairs(tmp_path, "no.csv").startswith("task.test.gold: no.csv: no such file; ")
 

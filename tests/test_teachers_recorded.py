@@ -552,6 +552,15 @@ def test_a_table_answers_what_it_has_whatever_the_case_punctuation_and_space(tmp
     asyncio.run(teacher.close())
 
 
+def test_a_table_may_be_a_sheet_that_is_not_filled_in_yet(tmp_path):
+    lines = "sheet_id,input,output\nrow-1,'=1+1,other\nrow-2,where is it,\n"
+
+    teacher = table(tmp_path, lines)
+
+    assert lookup(teacher, "=1+1").text == "other"
+    assert lookup(teacher, "where is it").kind == "absent"
+
+
 def test_a_table_reads_the_last_message(tmp_path):
     teacher = table(tmp_path, "input,output\nhello,x\n")
     asked = Prompt("p", (Message("system", "Label this."), Message("user", "Input: hello")))
