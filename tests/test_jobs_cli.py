@@ -205,6 +205,30 @@ def test_a_plan_of_written_inputs_counts_both_stages_and_its_pilot_is_not_paid_f
     assert max(sent.values()) == 1, "something was asked twice"
 
 
+# --- sample
+
+
+def test_a_sheet_is_written_filled_in_and_judged_on(job):
+    made = understudy("sample", "recipe.yaml", "--rows", "8", "--json", cwd=job)
+    assert made.returncode == 0, made.stderr
+    (event,) = events(made)
+    assert event["event"] == "sample"
+    assert event["path"] == str(job / "sample.csv")
+    assert [event[name] for name in ("rows", "added", "labelled", "asked")] == [8, 8, 0, 8]
+    sheet = (job / "sample.csv").read_text(encoding="utf-8-sig").splitlines()
+    (job / "sample.csv").write_text("\n".join([sheet[0], *(f"{line}billing" for line in sheet[1:4]), *sheet[4:]]))
+    change(job, "  unlabeled", "  test: {sheet: sample.csv}\n  unlabeled")
+
+    done = understudy("curate", "recipe.yaml", cwd=job)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("sample.csv: 3 of 8 rows are labelled; the others are left out") == 1
+    assert "27 accepted + 3 rejected (exact_duplicate_of_gold 3)" in done.stderr
+    again = understudy("sample", "recipe.yaml", "--rows", "10", "--to", "sample.csv", cwd=job)
+    assert "\nsample.csv: 10 rows, 2 of them new, 3 labelled\n" in again.stderr
+    assert again.stderr.endswith("it is task.test.sheet of recipe.yaml: the next run counts what is filled in\n")
+
+
 # --- secrets
 
 
