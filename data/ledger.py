@@ -1,7 +1,7 @@
 """The ledger: every answer ever paid for, on disk before anybody parses it.
 
 Segments are append-only text, one writer each, one record a line: eight hex digits of CRC-32, a space, JSON. Appends
-are committed in groups, at most 50 ms after they were handed in, by one write and one sync. A line that is cut short
+are committed in groups, milliseconds after they were handed in, by one write and one sync. A line that is cut short
 was never acknowledged; it is set aside when its writer is dead. A whole line that fails its checksum is counted and
 skipped. A segment that could not be written to takes no more: the next group opens another. SQLite as the store was
 weighed: as fast, but one writer at a time, and no object store.

@@ -38,6 +38,9 @@ CONFIG = "judgements"
 _SAMPLING = Sampling(temperature=0.0, max_tokens=16)
 _DRAWS = 3
 
+_WORTH: Mapping[tuple[Any, Any], float] = {("first", "second"): 1.0, ("second", "first"): 0.0}
+"""Of an answer read first and then second, by what was preferred; any other pair is worth half."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -133,10 +136,10 @@ def judge_tests(run: Run, artifact: Artifact, tests: Sequence[TestRows]) -> Judg
         for contest in contests:
             if contest.row not in unread:
                 there, back = said[contest.there.id], said[contest.back.id]
-                score = ((there == "first") + (back == "second") + (there == "tie") / 2 + (back == "tie") / 2) / 2
-                test.answers[contest.model].scores[contest.row] = score if score in (0, 1) else 0.5
+                score = _WORTH.get((there, back), 0.5)
+                test.answers[contest.model].scores[contest.row] = score
                 notes.add(test, contest, there, back)
-        notes.left_out[test.name] = len(unread)
+        notes.left_out += len(unread)
         _leave_out(test, unread)
     return notes.close(run)
 
@@ -180,7 +183,7 @@ class _Notes:
 
         names = ("id", "test", "model", "answer", "reference", "answer_first", "answer_second")
         self._writer = ShardWriter(artifact, CONFIG, pa.schema([(name, pa.string()) for name in names]))
-        self.left_out: dict[str, int] = {}
+        self.left_out = 0
         self._judged = self._flipped = self._first = self._chosen = self._longer = self._decided = 0
 
     def add(self, test: TestRows, contest: _Contest, there: Any, back: Any) -> None:
@@ -209,7 +212,7 @@ class _Notes:
             "teacher": f"{name}: {run.teacher(name).name}",
             "is_the_teacher": run.teacher_identity(name) == run.teacher_identity(run.recipe.teacher_of("label")),
             "pairs": self._judged,
-            "left_out": sum(self.left_out.values()),
+            "left_out": self.left_out,
             **{key: {"value": part.value, "low": part.low, "high": part.high} for key, part in shares.items()},
         }
         order, length = shares["flipped"], shares["longer_preferred"]

@@ -19,8 +19,6 @@ from .words import usd as dollars
 
 EXIT_CODES = {"pass": 0, "fail": 4, "not_enough_data": 6}
 
-_EMPTY_ROWS = {"requested": 0, "accepted": 0, "rejected": {}, "failed": {}, "pending": 0}
-
 
 def make_report(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The content of report.json."""

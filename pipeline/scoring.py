@@ -14,7 +14,7 @@ from .confusion import confusion, macro_f1
 from .parse import same
 from .recipe import JobRecipe
 from .slices import slices
-from .statistics import Interval, mcnemar, ratio, score_interval, share, sign_flip
+from .statistics import Interval, chance, ratio, score_interval, share
 from .table import ModelFacts, TestRows
 from .verdict import FEWEST_ROOTS, Verdict, judge, score_difference
 
@@ -98,9 +98,7 @@ def _paired(test: TestRows, student: str, other: str, graded: bool) -> dict[str,
     """Student minus another model: interval, and the p-value of "no difference"."""
     ours, theirs = test.scores(student), test.scores(other)
     interval, method = score_difference(ours, theirs, test.roots, graded=graded)
-    alone = not graded and len(set(test.roots)) == len(test.roots)
-    chance = mcnemar(ours, theirs) if alone else sign_flip(ours - theirs, test.roots)
-    return {**_interval(interval), "method": method, "p": chance}
+    return {**_interval(interval), "method": method, "p": chance(ours, theirs, test.roots, graded=graded)}
 
 
 def _first_answers(test: TestRows) -> list[str | None]:
@@ -110,8 +108,8 @@ def _first_answers(test: TestRows) -> list[str | None]:
 
 def _ceiling(recipe: JobRecipe, test: TestRows, alike: npt.NDArray[np.bool_]) -> dict[str, Any] | None:
     """How often the teacher agrees with itself, and the student's agreement on the same rows as a share of that."""
-    second = dict(zip((row.id for row in test.rows), test.answers["teacher"].outputs, strict=True))
-    second = test.again if test.gold else second
+    asked_last = zip((row.id for row in test.rows), test.answers["teacher"].outputs, strict=True)
+    second = test.again if test.gold else dict(asked_last)
     places = [place for place, row in enumerate(test.rows) if row.id in second]
     if not places:
         return None
@@ -135,13 +133,7 @@ def _good_enough(
     for name, facts in models.items():
         if facts.kind != "baseline" or name == "untrained" or not test.rows:
             continue
-        verdict = judge(
-            test.scores(name),
-            test.scores("teacher"),
-            test.roots,
-            recipe.evaluate.margin,
-            graded=recipe.graded,
-        )
+        verdict = _verdict(recipe, test, name)
         if verdict.decision == "pass" and _milliseconds(facts) <= _milliseconds(models[student]):
             found.append({"name": name, **_interval(verdict.difference)})
     return sorted(found, key=lambda part: -part["value"])
@@ -151,9 +143,9 @@ def _milliseconds(facts: ModelFacts) -> float:
     return facts.latency_ms["p50"] if facts.latency_ms else 0.0
 
 
-def _verdict(recipe: JobRecipe, test: TestRows, student: str) -> Verdict:
+def _verdict(recipe: JobRecipe, test: TestRows, model: str) -> Verdict:
     return judge(
-        test.scores(student),
+        test.scores(model),
         test.scores("teacher"),
         test.roots,
         recipe.evaluate.margin,
@@ -220,12 +212,9 @@ def _further(recipe: JobRecipe, test: TestRows, name: str) -> dict[str, dict[str
         return {"macro_f1": _interval(macro_f1(test, name, list(recipe.labels)))}
     if not recipe.schema_text:
         return {}
-    whole = [
-        output is not None and same(output, row.output or "", recipe)
-        for output, row in zip(said, test.rows, strict=True)
-    ]
-    valid = [output is not None for output in said]
-    return {"exact": _interval(share(sum(whole), rows)), "valid": _interval(share(sum(valid), rows))}
+    whole = int(_alike(recipe, said, [row.output or "" for row in test.rows]).sum())
+    valid = sum(output is not None for output in said)
+    return {"exact": _interval(share(whole, rows)), "valid": _interval(share(valid, rows))}
 
 
 def _mistakes(recipe: JobRecipe, test: TestRows, student: str) -> dict[str, int]:

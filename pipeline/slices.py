@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .statistics import holm, mcnemar, sign_flip
+from .statistics import chance, holm
 from .table import TestRows
 from .verdict import score_difference
 
@@ -34,8 +34,7 @@ def slices(test: TestRows, student: str, labels: Sequence[str], *, graded: bool)
     for column, value, mask in _parts(test, labels):
         own = [str(root) for root in roots[mask]]
         interval, method = score_difference(ours[mask], theirs[mask], own, graded=graded)
-        alone = not graded and len(set(own)) == len(own)
-        chances.append(mcnemar(ours[mask], theirs[mask]) if alone else sign_flip(ours[mask] - theirs[mask], own))
+        chances.append(chance(ours[mask], theirs[mask], own, graded=graded))
         found.append(
             {
                 "column": column,

@@ -213,6 +213,14 @@ def mcnemar(student: npt.ArrayLike, teacher: npt.ArrayLike) -> float:
     return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 
+def chance(
+    student: npt.NDArray[np.float64], teacher: npt.NDArray[np.float64], roots: Sequence[Hashable], *, graded: bool
+) -> float:
+    """P-value of "no difference": McNemar's where rows are right or wrong and stand alone, else by flipped signs."""
+    alone = not graded and len(set(roots)) == len(roots)
+    return mcnemar(student, teacher) if alone else sign_flip(student - teacher, roots)
+
+
 def root_totals(
     values: npt.NDArray[np.float64], roots: Sequence[Hashable]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
