@@ -274,7 +274,7 @@ class _Filling(Generic[Item]):
         spend = self._run.spend
         if spend.cap is None:
             return 0.0
-        free = max(0.0, spend.cap - spend.usd - sum(other.lent for other in self._hands))
+        free = max(0.0, spend.cap - spend.paid - sum(other.lent for other in self._hands))
         part = free if self._tight else min(free, max(0.0, free / (2 * len(self._hands)) - hand.lent))
         hand.lent += part
         return part

@@ -76,7 +76,7 @@ class Run:
             if self._opened.damaged_records:
                 self.reporter.say(f"ledger: {self._opened.damaged_records} damaged records skipped; asked again")
             if self.budget and self.budget.per != "invocation":
-                self.spend.usd = spent_before(self._opened, self.recipe.name, _start_of(self.budget.per))
+                self.spend.before = spent_before(self._opened, self.recipe.name, _start_of(self.budget.per))
         return self._opened
 
     def teacher(self, name: str) -> RecordedTeacher:

@@ -92,9 +92,9 @@ def ask_all(
     Args:
         items: read twice, once for each pass.
     """
+    teacher = run.teacher(asking.teacher(run))  # reads what earlier runs paid, before anybody pays more
     with run.reporter.track(title, total, unit) as tracker:
         run.executor.fill(run, asking, items(), tracker)
-    teacher = run.teacher(asking.teacher(run))
 
     async def walk() -> None:
         for item in items():

@@ -30,10 +30,12 @@ _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 @dataclass
 class Spend:
-    """What a run asked and paid for; `usd` counts toward the cap together with what is reserved."""
+    """What a run asked and paid for; paid before, paid now and reserved count toward the cap together."""
 
     cap: float | None = None
-    """Dollars this run may spend in all; None for no cap."""
+    """Dollars that may be spent in all; None for no cap."""
+    before: float = 0.0
+    """Dollars toward the cap that earlier runs paid."""
     usd: float = 0.0
     reserved: float = 0.0
     requests: int = 0
@@ -42,13 +44,18 @@ class Spend:
     output_tokens: int = 0
     failed: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def paid(self) -> float:
+        """Dollars toward the cap, whoever paid them."""
+        return self.before + self.usd
+
     def reserve(self, usd: float) -> None:
         """Set money aside for a request that is about to leave.
 
         Raises:
             BudgetReached: it could take the run over its cap.
         """
-        if self.cap is not None and self.usd + self.reserved + usd > self.cap:
+        if self.cap is not None and self.paid + self.reserved + usd > self.cap:
             raise self.reached(f"${usd:.4f}")
         self.reserved += usd
 
@@ -59,7 +66,7 @@ class Spend:
             next_request: what it may cost.
         """
         return BudgetReached(
-            f"budget: ${self.usd:.4f} spent and ${self.reserved:.4f} in flight of ${self.cap or 0:g}, and the next "
+            f"budget: ${self.paid:.4f} spent and ${self.reserved:.4f} in flight of ${self.cap or 0:g}, and the next "
             f"request may cost {next_request}; raise budget.usd and run again: nothing is asked twice"
         )
 
@@ -85,7 +92,7 @@ class Spend:
             " ".join(filter(None, (str(in_flight), unit, "in flight"))),
             f"{self.input_tokens + self.output_tokens:,} tokens",
         ]
-        parts += [f"${self.usd:.4f}"] if self.usd else []
+        parts += [f"${self.paid:.4f}"] if self.paid else []
         parts += [f"{n} {kind}" for kind, n in self.failed.items()]
         return ", ".join(parts)
 
