@@ -6,94 +6,20 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..data.errors import BadInput, UnderstudyError
+from .command import Stopped, cli, opened_run, recipe_command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ..pipeline.context import Run
     from ..pipeline.executor import Executor
 
 HERE = Path(__file__).parent
 _INTERRUPTED = {signal.SIGINT: 130, signal.SIGTERM: 143}
-
-
-class _Commands(click.Group):
-    """Commands in the order in which a newcomer meets them."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:  # click would answer it with an empty line
-            raise _Stopped from None
-
-
-class _Stopped(Exception):
-    """A signal asked us to stop."""
-
-
-@click.group(
-    cls=_Commands,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Start with `understudy demo`, or with `understudy init tickets --from tickets.csv`.",
-)
-@click.version_option(package_name="understudy")
-def cli() -> None:
-    """Distil a large teacher model into a compact student, and prove how good the student is."""
-
-
-def _recipe_command(help_text: str, *, example: str) -> Callable[[Callable[..., Any]], click.Command]:
-    """A command that works on a recipe, with the flags that all of them take."""
-
-    def wrap(function: Callable[..., Any]) -> click.Command:
-        for decorate in reversed(
-            [
-                click.argument("recipe", type=click.Path(path_type=Path)),
-                click.option("--root", type=click.Path(path_type=Path), help="Where ledger, stages and reports live."),
-                click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one recipe field."),
-                click.option("--json", "events", is_flag=True, help="One JSON event a line on stdout."),
-            ]
-        ):
-            function = decorate(function)
-        return cli.command(help=help_text, epilog=f"Example: {example}")(function)
-
-    return wrap
-
-
-@contextmanager
-def _opened(
-    recipe: Path, root: Path | None, overrides: Sequence[str], events: bool, executor: Executor | None = None
-) -> Iterator[Run]:
-    """A run on a root; the first line printed says which root it is."""
-    from ..data.storage import LocalStorage
-    from ..pipeline.context import Run
-    from ..pipeline.progress import Reporter
-    from ..pipeline.recipe import load_recipe
-
-    loaded = load_recipe(recipe, overrides)
-    chosen = root or (Path(os.environ["UNDERSTUDY_ROOT"]) if os.environ.get("UNDERSTUDY_ROOT") else None)
-    place = (chosen or _project(loaded.folder) / "runs").expanduser().resolve()
-    reporter = Reporter(events=events)
-    reporter.say(f"root: {place}")
-    run = Run(loaded, LocalStorage(place), reporter, executor)
-    try:
-        yield run
-    finally:
-        run.close()
-
-
-def _project(folder: Path) -> Path:
-    """The recipe's project: the folder that holds `jobs/`, where the recipe stands in `jobs/<name>/`."""
-    return folder.parent.parent if folder.parent.name == "jobs" else folder
 
 
 def _run(run: Run, until: str | None, gate: bool) -> int:
@@ -141,13 +67,13 @@ def _executor(on: str, address: str | None, workers: int | None) -> Executor | N
     return None
 
 
-@_recipe_command(
+@recipe_command(
     "Run every stage the recipe has a section for, going on where an earlier run stopped.",
     example="understudy run jobs/tickets/recipe.yaml --set train.epochs=4",
 )
 @_asking
 def run(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool, no_gate: bool, **where: Any) -> int:
-    with _opened(recipe, root, overrides, events, _executor(**where)) as opened:
+    with opened_run(recipe, root, overrides, events, _executor(**where)) as opened:
         if sys.stderr.isatty():
             _say_plan(opened)
         return _run(opened, None, not no_gate)
@@ -162,18 +88,18 @@ def _say_plan(opened: Run, pilot: int = 0) -> None:
     opened.reporter.event("plan", **made.as_json())
 
 
-@_recipe_command(
+@recipe_command(
     "Say what a run would do and cost; without --pilot asks nobody and spends nothing.",
     example="understudy plan jobs/tickets/recipe.yaml --pilot 50",
 )
 @click.option("--pilot", type=click.IntRange(0), default=0, help="Ask for so many rows, and reckon from them.")
 def plan(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool, pilot: int) -> int:
-    with _opened(recipe, root, overrides, events) as opened:
+    with opened_run(recipe, root, overrides, events) as opened:
         _say_plan(opened, pilot)
     return 0
 
 
-@_recipe_command(
+@recipe_command(
     "Show real prompts and real answers for the first rows; what is asked is paid for once.",
     example="understudy preview jobs/tickets/recipe.yaml -n 5",
 )
@@ -183,7 +109,7 @@ def preview(recipe: Path, root: Path | None, overrides: Sequence[str], events: b
 
     from ..pipeline.preview import preview as shown
 
-    with _opened(recipe, root, overrides, events) as opened:
+    with opened_run(recipe, root, overrides, events) as opened:
         for exchange in shown(opened, rows):
             for line in exchange.lines():
                 opened.reporter.say(line)
@@ -194,12 +120,12 @@ def preview(recipe: Path, root: Path | None, overrides: Sequence[str], events: b
 
 
 def _stage_command(name: str, help_text: str) -> None:
-    @_recipe_command(help_text, example=f"understudy {name} jobs/tickets/recipe.yaml")
+    @recipe_command(help_text, example=f"understudy {name} jobs/tickets/recipe.yaml")
     @_asking
     def stage(
         recipe: Path, root: Path | None, overrides: Sequence[str], events: bool, no_gate: bool, **where: Any
     ) -> int:
-        with _opened(recipe, root, overrides, events, _executor(**where)) as opened:
+        with opened_run(recipe, root, overrides, events, _executor(**where)) as opened:
             return _run(opened, name, not no_gate)
 
     stage.name = name
@@ -214,11 +140,11 @@ _stage_command("train", "Train the students.")
 _stage_command("evaluate", "Judge the students against the teacher.")
 
 
-@_recipe_command("Show which stages are done and what they hold.", example="understudy status jobs/tickets/recipe.yaml")
+@recipe_command("Show which stages are done and what they hold.", example="understudy status jobs/tickets/recipe.yaml")
 def status(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool) -> int:
     from ..pipeline.run import artifacts
 
-    with _opened(recipe, root, overrides, events) as opened:
+    with opened_run(recipe, root, overrides, events) as opened:
         for key, (_, artifact) in artifacts(opened).items():
             manifest = artifact.manifest()
             state = "done" if manifest else ("interrupted" if artifact.folder.exists() else "not started")
@@ -230,7 +156,7 @@ def status(recipe: Path, root: Path | None, overrides: Sequence[str], events: bo
     return 0
 
 
-@_recipe_command(
+@recipe_command(
     "Print the verdict and where the report is.", example="understudy report jobs/tickets/recipe.yaml --open"
 )
 @click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
@@ -238,7 +164,7 @@ def report(recipe: Path, root: Path | None, overrides: Sequence[str], events: bo
     from ..pipeline.proof import learning_lines, publish_report, score_lines, verdict_lines
     from ..pipeline.run import artifacts
 
-    with _opened(recipe, root, overrides, events) as opened:
+    with opened_run(recipe, root, overrides, events) as opened:
         manifests = {key: artifact.manifest() for key, (_, artifact) in artifacts(opened).items()}
         if manifests.get("evaluate") is None:
             raise BadInput(f"{recipe}: nothing is judged yet; `understudy run {recipe}` does it")
@@ -253,7 +179,7 @@ def report(recipe: Path, root: Path | None, overrides: Sequence[str], events: bo
     return 0
 
 
-@_recipe_command(
+@recipe_command(
     "Write a sheet of inputs to label by hand, which becomes the gold test; one that is there is kept and added to.",
     example="understudy sample jobs/tickets/recipe.yaml --rows 300",
 )
@@ -264,7 +190,7 @@ def sample(recipe: Path, root: Path | None, overrides: Sequence[str], events: bo
 
     from ..pipeline.sheet import write_sheet
 
-    with _opened(recipe, root, overrides, events) as opened:
+    with opened_run(recipe, root, overrides, events) as opened:
         sheet = write_sheet(opened, to or opened.folder / "sample.csv", rows)
         for line in sheet.lines(opened):
             opened.reporter.say(line)
@@ -272,7 +198,7 @@ def sample(recipe: Path, root: Path | None, overrides: Sequence[str], events: bo
     return 0
 
 
-@_recipe_command(
+@recipe_command(
     "Answer with the trained student: one text, or one a line from stdin with `-`.",
     example='understudy answer jobs/tickets/recipe.yaml "Where is my parcel?"',
 )
@@ -283,7 +209,7 @@ def answer(
 ) -> int:
     from ..pipeline.use import answers
 
-    with _opened(recipe, root, overrides, events) as opened:
+    with opened_run(recipe, root, overrides, events) as opened:
         piped = (line.decode(errors="replace").rstrip("\r\n") for line in sys.stdin.buffer)
         lines = piped if text == "-" else [text]
         for given, said, confidence in answers(opened, student, lines):
@@ -295,7 +221,7 @@ def answer(
     return 0
 
 
-@_recipe_command(
+@recipe_command(
     "Hand on what was judged in another program's form: `lm-eval` is a task for lm-evaluation-harness.",
     example="understudy export jobs/tickets/recipe.yaml --format lm-eval --to tickets-test",
 )
@@ -307,7 +233,7 @@ def export(
 ) -> int:
     from ..pipeline.export import FORMATS
 
-    with _opened(recipe, root, overrides, events) as opened:
+    with opened_run(recipe, root, overrides, events) as opened:
         files = FORMATS[form](opened, to, student)
         opened.reporter.say(f"wrote {', '.join(path.name for path in files)} in {to}; its README.md says how to run it")
         opened.reporter.event("export", format=form, files=[str(path) for path in files])
@@ -334,7 +260,7 @@ def demo(root: Path | None, events: bool) -> int:
     from .story import tell
 
     place = root or Path(os.environ.get("UNDERSTUDY_ROOT", "runs"))
-    with _opened(HERE / "support-triage" / "recipe.yaml", place, (), events) as opened:
+    with opened_run(HERE / "support-triage" / "recipe.yaml", place, (), events) as opened:
         _run(opened, None, gate=False)
         tell(opened)
     return 0
@@ -367,7 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         print(_one_line(error), file=sys.stderr)
         code = 2
-    except (_Stopped, click.Abort, KeyboardInterrupt):
+    except (Stopped, click.Abort, KeyboardInterrupt):
         print("understudy: stopped; run the same command again to go on", file=sys.stderr)
         code = _INTERRUPTED[received]
     except UnderstudyError as error:

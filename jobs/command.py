@@ -1,0 +1,87 @@
+"""What every command on a recipe shares: its flags, and the run that it opens on a root."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from ..pipeline.context import Run
+    from ..pipeline.executor import Executor
+
+
+class _Commands(click.Group):
+    """Commands in the order in which a newcomer meets them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # click would answer it with an empty line
+            raise Stopped from None
+
+
+class Stopped(Exception):
+    """A signal asked us to stop."""
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Start with `understudy demo`, or with `understudy init tickets --from tickets.csv`.",
+)
+@click.version_option(package_name="understudy")
+def cli() -> None:
+    """Distil a large teacher model into a compact student, and prove how good the student is."""
+
+
+def recipe_command(help_text: str, *, example: str) -> Callable[[Callable[..., Any]], click.Command]:
+    """A command that works on a recipe, with the flags that all of them take."""
+
+    def wrap(function: Callable[..., Any]) -> click.Command:
+        for decorate in reversed(
+            [
+                click.argument("recipe", type=click.Path(path_type=Path)),
+                click.option("--root", type=click.Path(path_type=Path), help="Where ledger, stages and reports live."),
+                click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one recipe field."),
+                click.option("--json", "events", is_flag=True, help="One JSON event a line on stdout."),
+            ]
+        ):
+            function = decorate(function)
+        return cli.command(help=help_text, epilog=f"Example: {example}")(function)
+
+    return wrap
+
+
+@contextmanager
+def opened_run(
+    recipe: Path, root: Path | None, overrides: Sequence[str], events: bool, executor: Executor | None = None
+) -> Iterator[Run]:
+    """A run on a root; the first line printed says which root it is."""
+    from ..data.storage import LocalStorage
+    from ..pipeline.context import Run
+    from ..pipeline.progress import Reporter
+    from ..pipeline.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    chosen = root or (Path(os.environ["UNDERSTUDY_ROOT"]) if os.environ.get("UNDERSTUDY_ROOT") else None)
+    place = (chosen or _project(loaded.folder) / "runs").expanduser().resolve()
+    reporter = Reporter(events=events)
+    reporter.say(f"root: {place}")
+    run = Run(loaded, LocalStorage(place), reporter, executor)
+    try:
+        yield run
+    finally:
+        run.close()
+
+
+def _project(folder: Path) -> Path:
+    """The recipe's project: the folder that holds `jobs/`, where the recipe stands in `jobs/<name>/`."""
+    return folder.parent.parent if folder.parent.name == "jobs" else folder

@@ -1,0 +1,114 @@
+"""What each stage reads of the recipe, in the order of a run; what two of them say together is judged in `recipe`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from ..data.config import Recipe
+from ..data.duplicates import DuplicateRecipe
+from ..data.teacher import Sampling
+
+
+class Prompts(Recipe):
+    """Templates in the place of the packaged ones; each a file."""
+
+    label: str | None = None
+    """What the labelling teacher reads."""
+
+    generate: str | None = None
+    """What the writing teacher reads."""
+
+    judge: str | None = None
+    """What a judging teacher reads."""
+
+
+class GenerateStage(Recipe):
+    """A teacher writes inputs from the seeds, balanced over the labels."""
+
+    teacher: str | None = None
+    """Name under `teachers:`; may be left out where there is one."""
+
+    rows: int = Field(gt=0)
+    """Rows wanted after rejection."""
+
+    temperature: float = Field(1.0, ge=0, le=2)
+    max_tokens: int = Field(256, gt=0)
+    examples: int = Field(3, ge=0)
+    """Seeds of the same side and label shown in a prompt."""
+
+    ceiling: float = Field(5.0, ge=1)
+    """Candidates asked for at most, as a multiple of `rows`."""
+
+
+class LabelStage(Recipe):
+    """A teacher answers every input."""
+
+    teacher: str | None = None
+    samples: int = Field(1, ge=1, le=64)
+    """Answers drawn per input; with several, the most frequent one is taken."""
+
+    temperature: float = Field(0.0, ge=0, le=2)
+    max_tokens: int = Field(512, gt=0)
+    logprobs: int = Field(0, ge=0, le=20)
+    """Alternatives per token; with closed labels they become the teacher's probabilities."""
+
+    keys: bool = False
+    """Closed labels, at most 20: have a letter answered in place of the label, so that the alternatives of one token
+    hold the probability of every label at any endpoint."""
+
+    retries: int = Field(2, ge=0)
+    """Further draws for an answer that cannot be used."""
+
+    @model_validator(mode="after")
+    def _greedy_draws_once(self) -> LabelStage:
+        if self.temperature == 0 and self.samples > 1:
+            raise ValueError(
+                f"temperature = 0 gives the same answer {self.samples} times; set samples = 1, or a temperature above 0"
+            )
+        return self
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(temperature=self.temperature, max_tokens=self.max_tokens, logprobs=self.logprobs)
+
+
+class CurateStage(Recipe):
+    """Which labelled rows a student may learn from."""
+
+    duplicates: DuplicateRecipe = DuplicateRecipe()
+
+
+class EvaluateStage(Recipe):
+    """How the student is judged."""
+
+    margin: float = Field(2.0, gt=0, le=100)
+    """Points (of 100) by which the student may be worse than the teacher."""
+
+    student: str | None = None
+    """Whose verdict it is; by default the first student."""
+
+    slices: list[str] = Field(default_factory=list)
+    """Columns of the test's file, or of `unlabeled`, by which scores are told apart too."""
+
+    second_opinions: int = Field(300, ge=0)
+    """Rows of a gold test that the teacher is asked twice, to see how often it agrees with itself."""
+
+    judge: str | None = None
+    """Who scores free text where task.scorer is judge, by its name under `teachers`."""
+
+    usd_per_hour: float | None = Field(None, gt=0)
+    """Dollars an hour of the machine that will run the student, to reckon what its answers cost."""
+
+    curve: bool = False
+    """Train the judged student on parts of the rows too, and on a few by heart: what more rows are worth, and whether
+    the student has room for them. About as much training again, where it is short twice as much."""
+
+
+class Budget(Recipe):
+    """A hard cap on what is paid to teachers."""
+
+    usd: float = Field(gt=0)
+    per: Literal["run", "invocation", "month"] = "run"
+    """What the cap holds for: all that this recipe's name ever paid, one command, or a calendar month (UTC)."""
