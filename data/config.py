@@ -116,9 +116,11 @@ def refusal(error: ValidationError, document: Any, where: str, model: type[BaseM
     if kind == "extra_forbidden":
         owner = ".".join(str(part) for part in location[:-1])
         known = sorted(_keys(model, location[:-1], document))
+        inside = f" in {owner}" if owner else ""
+        if location[-1] in known:  # of another kind than the keys beside it
+            return BadInput(f"{place}: '{location[-1]}'{inside} does not go with the keys beside it; remove one")
         near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
         remedy = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}"
-        inside = f" in {owner}" if owner else ""
         return BadInput(f"{place}: unknown key '{location[-1]}'{inside}; {remedy}")
     if kind == "missing":
         return BadInput(f"{place}: {key} is missing; add it")
@@ -139,6 +141,7 @@ def refusal(error: ValidationError, document: Any, where: str, model: type[BaseM
         hint = f"; put it in quotes: '{found}'"
     text = message[0].lower() + message[1:]
     text = text.removeprefix("input ").replace("a valid dictionary", "a mapping")
+    text = re.sub(" or instance of .*", "", text)
     if fault["loc"][-1:] == ("[key]",):
         return BadInput(f"{place}: {'.'.join(map(str, location[:-1]))}: the key {_shown(found)} {text}{hint}")
     return BadInput(f"{place}: {key} = {_shown(found)}: {text}{hint}")

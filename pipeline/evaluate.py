@@ -18,6 +18,8 @@ from ..data.artifact import Artifact
 from ..data.rows import Answer, Example, Failed, Prompt, Rejected, Source
 from ..data.sources import read_unlabeled
 from ..data.teacher import Sampling, Teacher
+from ..teachers.kind import Price
+from ..teachers.recorded import RecordedTeacher
 from ..teachers.transformers import TransformersTeacher
 from .ask import SECOND_OPINION
 from .contenders import TIMED, ask_baselines, ask_parts, ask_students, latency
@@ -160,10 +162,18 @@ def _teacher_facts(run: Run, rows: Sequence[Source]) -> ModelFacts:
         facts.parameters, facts.bytes = teacher.teacher.facts()
         facts.latency_ms = asyncio.run(latency(teacher.teacher, prompts, labeler.sampling))
     if teacher.price is not None and prompts:
-        answers = asyncio.run(_recorded(teacher, prompts, labeler.sampling))
-        costs = [teacher.price.usd(answer) for answer in answers if isinstance(answer, Answer)]
+        costs = _costs(teacher, prompts, labeler.sampling)
         facts.usd_per_1000 = 1000 * float(np.mean(costs)) if costs else None
     return facts
+
+
+def _costs(teacher: RecordedTeacher, prompts: Sequence[Prompt], sampling: Sampling) -> list[float]:
+    """Dollars of the answers to some prompts: at today's price of tokens, or for the time that they took."""
+    price = teacher.price
+    if not isinstance(price, Price):
+        return [teacher.paid(prompt, sampling) for prompt in prompts]
+    answers = asyncio.run(_recorded(teacher, prompts, sampling))
+    return [price.usd(answer) for answer in answers if isinstance(answer, Answer)]
 
 
 async def _recorded(teacher: Teacher, prompts: Sequence[Prompt], sampling: Sampling) -> list[Answer | Failed]:

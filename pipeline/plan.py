@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from ..data.errors import NotEnoughData
 from ..data.rows import Answer, Failed, Source
+from ..teachers.kind import HourlyPrice, Price
 from .context import Run
 from .executor import Asking, ask_all
 from .generate import AskCandidate, Candidate, accepted, first_candidates
@@ -53,7 +54,7 @@ class Asked:
 
     def line(self) -> str:
         """For a terminal."""
-        usd = "no price given" if self.usd is None else f"about ${self.usd:.2f}"
+        usd = "no price of tokens given" if self.usd is None else f"about ${self.usd:.2f}"
         if self.usd_interval is not None:
             usd += " ({:.2f} to {:.2f})".format(*self.usd_interval)
         minutes = "" if self.minutes is None else f", about {self.minutes:.1f} minutes"
@@ -76,7 +77,7 @@ class Piloted:
         rows, price = len(self.input_tokens), run.recipe.teachers[teacher].price
         usd = interval = None
         if price is not None:
-            each = (price.input * self.input_tokens + price.output * self.output_tokens) / 1e6
+            each = self._costs(price)
             usd = requests * float(each.mean())
             half = 1.645 * requests * float(each.std(ddof=1)) / math.sqrt(rows) if rows > 1 else usd
             interval = (max(0.0, usd - half), usd + half)
@@ -89,6 +90,12 @@ class Piloted:
             interval,
             requests * self.seconds / rows / 60,
         )
+
+    def _costs(self, price: Price | HourlyPrice) -> Array:
+        """Dollars of each request; by the hour all took as long."""
+        if isinstance(price, HourlyPrice):
+            return np.full(len(self.input_tokens), price.usd(self.seconds / len(self.input_tokens)))
+        return (price.input * self.input_tokens + price.output * self.output_tokens) / 1e6
 
 
 @dataclass(frozen=True)
@@ -235,5 +242,7 @@ def _generate(run: Run, measured: Piloted | None) -> Asked:
 def _asked(run: Run, stage: str, teacher: str, requests: int, each: float, answer: float) -> Asked:
     price = run.recipe.teachers[teacher].price
     tokens = round(requests * each), round(requests * answer)
-    usd = (price.input * tokens[0] + price.output * tokens[1]) / 1e6 if price else None
+    usd = None
+    if isinstance(price, Price):  # how many hours it takes is for a pilot to say
+        usd = (price.input * tokens[0] + price.output * tokens[1]) / 1e6
     return Asked(stage, requests, *tokens, usd)

@@ -123,7 +123,7 @@ class JobRecipe(Recipe):
                 if teacher.kind == "openai" and teacher.price is None:
                     raise fault(
                         "has no price, so budget.usd cannot be kept; add price: {input: ..., output: ...} in dollars "
-                        "per million tokens",
+                        "per million tokens, or price: {per_hour: ...}",
                         "teachers",
                         name,
                     )

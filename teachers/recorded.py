@@ -20,7 +20,7 @@ from ..data.fingerprint import digest, packed
 from ..data.ledger import Ledger, Record
 from ..data.rows import Answer, Failed, Prompt, Token, message_dicts
 from ..data.teacher import Sampling, Teacher
-from .kind import Price
+from .kind import HourlyPrice, Price
 
 _FRAME_TOKENS = 16
 """More than any chat template puts around a message."""
@@ -113,10 +113,12 @@ class RecordedTeacher:
 
     Args:
         run: name of the run that pays, written into each record.
-        price: dollars per token; None counts tokens only.
+        price: of tokens, or of the hours that answers take; None counts tokens only.
     """
 
-    def __init__(self, teacher: Teacher, ledger: Ledger, spend: Spend, *, run: str, price: Price | None) -> None:
+    def __init__(
+        self, teacher: Teacher, ledger: Ledger, spend: Spend, *, run: str, price: Price | HourlyPrice | None
+    ) -> None:
         self.teacher = teacher
         self.ledger = ledger
         self.spend = spend
@@ -128,6 +130,10 @@ class RecordedTeacher:
             teacher.charge_again = self._charge_again
         self._charged: dict[tuple[str, int], float] = {}
         """Dollars for requests that may have been billed and brought no answer, by prompt and draw."""
+        self._paid_until = 0.0
+        """When the last answer came, on the monotonic clock: an hour is paid for up to here."""
+        self._dearest = 0.0
+        """Dollars of the longest stretch of time so far, where hours are paid for."""
         self._failures: dict[str, Failed] = {}
         self._in_flight: dict[tuple[str, int], asyncio.Task[Answer | Failed]] = {}
         """Requests that have left, by key and log-probabilities asked for."""
@@ -192,12 +198,13 @@ class RecordedTeacher:
     async def _ask(self, key: str, prompt: Prompt, sampling: Sampling) -> Answer | Failed:
         most = self._most(prompt, sampling)
         self.spend.reserve(most)
+        since = time.monotonic()
         cost = most  # a request that ends in an error may have been answered and billed
         stopped = Failed(prompt.id, "interrupted", "stopped before an answer came")
         answer: Answer | Failed = stopped
         try:
             said = await self.teacher.answer(prompt, sampling)
-            cost = self._cost(said, most)
+            cost = self._cost(said, most, since)
             answer = _storable(said)
         except BudgetReached:  # no money to ask once more; what was asked before may be billed all the same
             await self.ledger.append(
@@ -222,13 +229,29 @@ class RecordedTeacher:
         Raises:
             BudgetReached: that could take the run over its cap.
         """
+        if isinstance(self.price, HourlyPrice):
+            return  # the time of all tries is paid for at the end
         most = self._most(prompt, sampling)
         self.spend.reserve(most)
         draw = (prompt.id, prompt.sample)
         self._charged[draw] = self._charged.get(draw, 0.0) + most
 
-    def _cost(self, said: Answer | Failed, most: float) -> float:
-        """Dollars of one outcome; where nobody counted the tokens, the most it can have cost."""
+    def paid(self, prompt: Prompt, sampling: Sampling) -> float:
+        """Dollars that a recorded answer cost when it was asked for."""
+        record = self.ledger.find(request_key(self.identity, prompt, sampling), sampling.logprobs)
+        return float(record.body["usd"]) if record else 0.0
+
+    def _cost(self, said: Answer | Failed, most: float, since: float) -> float:
+        """Dollars of one outcome; where nobody counted the tokens, the most it can have cost.
+
+        Args:
+            since: when it was asked for, on the monotonic clock.
+        """
+        if isinstance(self.price, HourlyPrice):
+            since, self._paid_until = max(since, self._paid_until), time.monotonic()
+            usd = self.price.usd(self._paid_until - since)
+            self._dearest = max(self._dearest, usd)
+            return usd
         if isinstance(said, Failed):
             return most if said.billed else 0.0
         if self.price is None:
@@ -236,9 +259,15 @@ class RecordedTeacher:
         return self.price.usd(said) if said.input_tokens and said.output_tokens else most
 
     def _most(self, prompt: Prompt, sampling: Sampling) -> float:
-        """Dollars that a request can cost at most: no tokenizer makes more tokens than a text has bytes."""
+        """Dollars that a request can cost at most: no tokenizer makes more tokens than a text has bytes.
+
+        Nobody knows the time that an answer will take, so by the hour it is what one took at most until now: a cap may
+        be passed by what is in flight.
+        """
         if self.price is None:
             return 0.0
+        if isinstance(self.price, HourlyPrice):
+            return self._dearest
         texts = (*(message.content for message in prompt.messages), prompt.schema)
         tokens = sum(len(text.encode()) + _FRAME_TOKENS for text in texts)
         return (self.price.input * tokens + self.price.output * sampling.max_tokens) / 1e6

@@ -151,6 +151,17 @@ def test_a_plan_without_a_pilot_asks_nobody_and_one_with_it_gives_an_interval(jo
     assert "label: about 30 requests, 210 tokens in and 60 out, about $0.33 (0.33 to 0.33), about 0." in done.stderr
 
 
+def test_a_pilot_tells_what_a_machine_paid_by_the_hour_will_cost(job):
+    with Endpoint(then=labels) as endpoint:
+        ask_endpoint(job, endpoint.base_url, price="{per_hour: 36000}")
+        guessed = understudy("plan", "recipe.yaml", "--json", cwd=job)
+        done = understudy("plan", "recipe.yaml", "--pilot", "10", "--json", cwd=job)
+
+    (guess,), (found,) = ([event["asked"] for event in events(out) if "asked" in event][0] for out in (guessed, done))
+    assert guess["usd"] is None
+    assert found["usd"] == pytest.approx(10 * 60 * found["minutes"])  # ten dollars a second
+
+
 @pytest.fixture
 def writing_job(job: Path) -> Path:
     """A job whose inputs a teacher writes from seeds."""

@@ -303,7 +303,23 @@ REFUSED = {
     "a budget that nobody can keep": (
         OPENAI + "budget: {usd: 3}\n",
         "recipe.yaml:8: teachers.lead: has no price, so budget.usd cannot be kept; add price: {input: ..., output: "
-        "...} in dollars per million tokens",
+        "...} in dollars per million tokens, or price: {per_hour: ...}",
+    ),
+    "half a price": (
+        OPENAI + "    price: {input: 1}\n",
+        "recipe.yaml:11: teachers.lead.price.output is missing; add it",
+    ),
+    "a price that is no mapping": (
+        OPENAI + "    price: 3\n",
+        "recipe.yaml:11: teachers.lead.price = 3: should be a mapping",
+    ),
+    "a price of tokens and of hours": (
+        OPENAI + "    price: {per_hour: 2, input: 1}\n",
+        "recipe.yaml:11: 'input' in teachers.lead.price does not go with the keys beside it; remove one",
+    ),
+    "a machine that costs nothing": (
+        OPENAI + "    price: {per_hour: 0}\n",
+        "recipe.yaml:11: teachers.lead.price.per_hour = 0: should be greater than 0",
     ),
     "a size in no unit": (
         BASE + "student:\n  init:\n    parameters: 1X\n",

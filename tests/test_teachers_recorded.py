@@ -12,7 +12,7 @@ from understudy.data.ledger import Ledger
 from understudy.data.rows import Answer, Failed, Message, Prompt, Token
 from understudy.data.storage import LocalStorage
 from understudy.data.teacher import Sampling, Teacher
-from understudy.teachers.kind import Price
+from understudy.teachers.kind import HourlyPrice, Price
 from understudy.teachers.recorded import RecordedTeacher, Spend, answer_from, request_key, spent_before
 from understudy.teachers.scripted import ScriptedTeacher
 from understudy.teachers.table import TableRecipe, TableTeacher
@@ -443,6 +443,37 @@ def test_without_a_price_nothing_is_spent_and_no_cap_is_reached(tmp_path):
     model = recorded(tmp_path, ScriptedTeacher(costly), Spend(cap=0.0))
     ask(model, *(prompt("p", f"text {n}") for n in range(5)))
     assert (model.spend.usd, model.spend.output_tokens) == (0.0, 5 * 512)
+
+
+DOLLAR_A_SECOND = HourlyPrice(per_hour=3600)
+
+
+def test_an_hour_is_paid_for_once_however_many_are_asked_in_it(tmp_path):
+    model = recorded(tmp_path, ScriptedTeacher(costly, delay=0.05), price=DOLLAR_A_SECOND)
+    prompts = [prompt("p", f"text {n}") for n in range(16)]
+    started = time.monotonic()
+    ask(model, *prompts)
+    seconds = time.monotonic() - started
+    ask(model, *prompts)  # what the ledger says takes no hour
+
+    assert 0.05 <= model.spend.usd <= seconds
+    assert spent_before(model.ledger, "r") == pytest.approx(model.spend.usd)
+    assert sum(model.paid(one, GREEDY) for one in prompts) == pytest.approx(model.spend.usd)
+    assert model.paid(prompt("p", "never asked"), GREEDY) == 0
+
+
+def test_a_cap_ends_the_asking_of_a_machine_paid_by_the_hour(tmp_path):
+    teacher = ScriptedTeacher(costly, delay=0.02)
+    model = recorded(tmp_path, teacher, Spend(cap=0.1), DOLLAR_A_SECOND)
+
+    def ask_on() -> None:
+        for number in range(64):
+            ask(model, prompt("p", f"text {number}"))
+
+    with pytest.raises(BudgetReached):
+        ask_on()
+    assert len(teacher.asked) < 6
+    assert model.spend.reserved == pytest.approx(0)
 
 
 @pytest.mark.parametrize("cap", [0.0, 0.0009, 0.0025, 0.01, 0.02])
