@@ -157,7 +157,7 @@ def test_a_pilot_tells_what_a_machine_paid_by_the_hour_will_cost(job):
         guessed = understudy("plan", "recipe.yaml", "--json", cwd=job)
         done = understudy("plan", "recipe.yaml", "--pilot", "10", "--json", cwd=job)
 
-    (guess,), (found,) = ([event["asked"] for event in events(out) if "asked" in event][0] for out in (guessed, done))
+    (guess,), (found,) = (next(event["asked"] for event in events(out) if "asked" in event) for out in (guessed, done))
     assert guess["usd"] is None
     assert found["usd"] == pytest.approx(10 * 60 * found["minutes"])  # ten dollars a second
 
