@@ -80,45 +80,64 @@ def _ask_folder(
     tests: Sequence[TestRows],
     facts: ModelFacts | None,
 ) -> None:
-    """Have a model folder answer every test.
+    """Have a student's folder answer every test.
 
     Args:
         facts: filled in with what the model is and how fast it answers; None where nobody will ask.
     """
+    labels, sampling = list(run.recipe.labels), student_sampling(student)
     model = TransformersTeacher(folder, batch=64)
-    sampling = student_sampling(student)
+    ask_model(run, model, lambda row: student_prompt(row.id, row.input, labels), sampling, column, tests, facts)
+    some = [row.input for row in tests[0].rows[:TIMED]]
+    if facts is not None and some:
+        facts.memory = footprint(folder, some, labels, sampling.max_tokens)
+
+
+def ask_model(
+    run: Run,
+    model: TransformersTeacher,
+    asked: Callable[[Source], Prompt],
+    sampling: Sampling,
+    column: str,
+    tests: Sequence[TestRows],
+    facts: ModelFacts | None,
+) -> None:
+    """Have a model in this process answer every test.
+
+    Args:
+        asked: what the model reads of a row.
+        column: the name of its answers.
+        facts: filled in with what the model is and how fast it answers; None where nobody will ask.
+    """
     for test in tests:
         started = time.perf_counter()
-        with run.reporter.track(f"{column} on {test.name}", len(test.rows)) as tracker:
-            test.answers[column], tokens = asyncio.run(_answers(run, model, test.rows, sampling, tracker))
+        prompts = [asked(row) for row in test.rows]
+        with run.reporter.track(f"{column} on {test.name}", len(prompts)) as tracker:
+            test.answers[column], tokens = asyncio.run(_answers(run, model, prompts, sampling, tracker))
         if facts is not None and facts.per_second is None and test.rows:
             seconds = time.perf_counter() - started
             facts.per_second, facts.tokens_per_second = len(test.rows) / seconds, tokens / seconds
     if facts is not None:
-        prompts = [student_prompt(row.id, row.input, list(run.recipe.labels)) for row in tests[0].rows[:TIMED]]
         facts.parameters, facts.bytes = model.facts()
-        facts.latency_ms = asyncio.run(latency(model, prompts, sampling))
-        some = [row.input for row in tests[0].rows[:TIMED]]
-        facts.memory = footprint(folder, some, list(run.recipe.labels), sampling.max_tokens) if some else None
+        facts.latency_ms = asyncio.run(latency(model, [asked(row) for row in tests[0].rows[:TIMED]], sampling))
 
 
 async def _answers(
-    run: Run, model: TransformersTeacher, rows: Sequence[Source], sampling: Sampling, tracker: Any
+    run: Run, model: TransformersTeacher, prompts: Sequence[Prompt], sampling: Sampling, tracker: Any
 ) -> tuple[Answers, int]:
-    """What a model said to every row, and the tokens that it read and wrote."""
-    labels = list(run.recipe.labels)
-    said: dict[str, Answer | Failed] = {}
+    """What a model said to every prompt, and the tokens that it read and wrote."""
+    said: dict[int, Answer | Failed] = {}
 
-    async def ask(row: Source) -> None:
-        said[row.id] = await model.answer(student_prompt(row.id, row.input, labels), sampling)
+    async def ask(place: int) -> None:
+        said[place] = await model.answer(prompts[place], sampling)
         tracker.advance()
 
-    await for_each(rows, ask, 256)
+    await for_each(range(len(prompts)), ask, 256)
     await model.close()
     outputs: list[str | None] = []
     confidence: list[float | None] = []
-    for row in rows:
-        answer = said[row.id]
+    for place in range(len(prompts)):
+        answer = said[place]
         output = parse(answer, run.recipe) if isinstance(answer, Answer) else None
         outputs.append(output if isinstance(output, str) else None)
         sure = isinstance(answer, Answer) and answer.scores is not None

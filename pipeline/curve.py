@@ -28,7 +28,7 @@ from .outcome import Outcome
 from .train import clear, train_one
 
 if TYPE_CHECKING:
-    from ..students.trainer import TrainingRows
+    from ..students.weights import TrainingRows
 
 VERSION = 1
 
@@ -101,7 +101,7 @@ def _judged(run: Run) -> tuple[str, StudentRecipe]:
 def _rows(
     run: Run, curated: Artifact, train: Callable[[], Iterator[Example]], validation: Callable[[], Iterator[Example]]
 ) -> TrainingRows:
-    from ..students.trainer import TrainingRows
+    from ..students.weights import TrainingRows
 
     everything = partial(read_examples, curated, "train")
     return TrainingRows(train, validation, tuple(run.recipe.labels), vocabulary=everything)

@@ -26,6 +26,7 @@ from .contenders import TIMED, ask_baselines, ask_parts, ask_students, latency
 from .context import Run
 from .examples import Counts, read_examples, sample_rows
 from .executor import Asking, ask_all
+from .few_shot import ask_few_shot
 from .judge import judge_tests
 from .label import AskLabel
 from .outcome import Outcome, refuse_too_many_failed
@@ -49,6 +50,7 @@ def evaluate(
     _ask_twice(run, tests[0])
     models = {"teacher": _teacher_facts(run, tests[0].rows)}
     models |= ask_students(run, trained, tests)
+    models |= ask_few_shot(run, curated, tests)
     models |= ask_baselines(run, curated, tests)
     if curve is not None:
         ask_parts(run, curve, tests[0])

@@ -29,7 +29,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 TAKEN = ("ledger", "stages")
 """Folders of a root that are no job's."""
 
-_OTHER_MODELS = ("teacher", "majority", "neighbour", "linear", "untrained")
+_OTHER_MODELS = ("teacher", "majority", "neighbour", "linear", "untrained", "few_shot")
 """Models of every report that are no student's."""
 
 

@@ -22,7 +22,7 @@ from ..data.errors import BadInput
 from ..data.fingerprint import fingerprint
 from ..data.lock import Lock
 from ..data.sources import expand, inputs_fingerprint, unlabeled_fingerprint
-from ..students.config import Layers
+from ..students.config import Hub, Layers
 from . import curate, curve, evaluate, generate, label, train
 from .ask import label_values
 from .context import Run, versions
@@ -128,6 +128,8 @@ def _learning(run: Run, name: str) -> dict[str, Any]:
     made_from = {"student": student.model_dump(), "labels": list(run.recipe.labels)}
     if isinstance(student.init, Layers):
         made_from["cut_from"] = run.teacher_identity(student.init.teacher)
+    if isinstance(student.init, Hub):
+        made_from["begun_from"] = train.begun_from(run, student.init).identity
     return made_from
 
 

@@ -15,7 +15,7 @@ from .parse import same
 from .recipe import JobRecipe
 from .slices import slices
 from .statistics import Interval, chance, ratio, score_interval, share
-from .table import ModelFacts, TestRows
+from .table import FEW_SHOT, ModelFacts, TestRows
 from .verdict import FEWEST_ROOTS, Verdict, judge, score_difference
 
 _SHOWN = {"teacher only": 150, "both wrong": 50, "student only": 50, "both right": 50}
@@ -134,7 +134,8 @@ def _good_enough(
         if facts.kind != "baseline" or name == "untrained" or not test.rows:
             continue
         verdict = _verdict(recipe, test, name)
-        if verdict.decision == "pass" and _milliseconds(facts) <= _milliseconds(models[student]):
+        cheaper = name == FEW_SHOT or _milliseconds(facts) <= _milliseconds(models[student])  # it needs no training
+        if verdict.decision == "pass" and cheaper:
             found.append({"name": name, **_interval(verdict.difference)})
     return sorted(found, key=lambda part: -part["value"])
 

@@ -19,6 +19,9 @@ from ..data.rows import Source
 
 CONFIG = "answers"
 
+FEW_SHOT = "few_shot"
+"""The model that the judged student began as, shown a few rows."""
+
 AGAIN = "teacher/again"
 """The teacher's second opinion on some rows of a gold test: how far anybody can agree with it."""
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ..data.artifact import Artifact
 from ..data.errors import BadInput
 from ..data.rows import Example, message_dicts
-from ..students.config import Layers, StudentRecipe
+from ..students.config import Hub, Layers, StudentRecipe
+from ..teachers.transformers import TransformersTeacher, find_model
 from .ask import label_values
 from .context import Run
 from .examples import read_examples
@@ -20,14 +21,15 @@ from .outcome import Outcome
 
 if TYPE_CHECKING:
     from ..students.cut import Larger
-    from ..students.trainer import TrainingRows
+    from ..students.hub import Pretrained
+    from ..students.weights import Source, TrainingRows
 
 VERSION = 2
 
 
 def train(run: Run, artifact: Artifact, curated: Artifact, name: str) -> Outcome:
     """Train every seed into ``seed-<n>``; a finished seed is not trained again."""
-    from ..students.trainer import TrainingRows
+    from ..students.weights import TrainingRows
 
     run.rest()  # an engine of the teacher's would keep the memory that training needs
     student = run.recipe.students[name]
@@ -66,7 +68,7 @@ def train_one(
             tracker.expect(steps)
             tracker.advance(lambda: detail, to=step)
 
-        result = train_student(student, rows, folder, seed, show, _loads_larger(run, student))
+        result = train_student(student, rows, folder, seed, show, _loads_source(run, student))
     loss = result["validation_loss"]
     return {**result, "validation_loss": loss if math.isfinite(loss) else None}
 
@@ -77,7 +79,10 @@ def clear(artifact: Artifact) -> None:
         shutil.rmtree(folder)
 
 
-def _loads_larger(run: Run, student: StudentRecipe) -> Callable[[], Larger] | None:
+def _loads_source(run: Run, student: StudentRecipe) -> Callable[[], Source] | None:
+    """What loads the model that a student is cut from, or begins as; None for one from nothing."""
+    if isinstance(student.init, Hub):
+        return partial(_pretrained, run, student.init)
     return partial(_larger, run, student.init.teacher) if isinstance(student.init, Layers) else None
 
 
@@ -89,6 +94,18 @@ def _larger(run: Run, teacher: str) -> Larger:
         return message_dicts(run.label_template.render(label_values(run.recipe, text)))
 
     return Larger(*run.weights(teacher), f"teacher {teacher}", asked)
+
+
+def _pretrained(run: Run, init: Hub) -> Pretrained:
+    from ..students.hub import Pretrained
+
+    return Pretrained(*begun_from(run, init).weights(), f"init.model = {init.model}")
+
+
+def begun_from(run: Run, init: Hub) -> TransformersTeacher:
+    """The model that a student begins as, before it learnt anything of the task."""
+    where = f"init.model = {init.model}"
+    return TransformersTeacher(find_model(init.model, run.folder, where), revision=init.revision, where=where)
 
 
 def _soft(rows: Iterator[Example]) -> Iterator[bool]:

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import Sampler
 
 from ..data.rows import Example
-from .tokenizer import ASSISTANT, END, label_tokens, merge_parents
+from .tokenizer import answer_mark, label_tokens, merge_parents, turn_end
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -56,8 +56,7 @@ def encode(
     from datasets import Dataset
 
     tokens = dict(zip(labels, label_tokens(tokenizer, labels), strict=True))
-    end = tokenizer.convert_tokens_to_ids(END)
-    answer_mark = tokenizer.convert_tokens_to_ids(ASSISTANT)
+    end, closing = turn_end(tokenizer), answer_mark(tokenizer)
 
     def ids(texts: Sequence[str]) -> list[list[int]]:
         read: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
@@ -70,10 +69,10 @@ def encode(
         for row, prompt, state in zip(some, prompts, known, strict=True):
             answer = [tokens[row.output], end] if row.output in tokens else [*next(written), end]
             room = max_length - len(answer)
-            if room < 4:
+            if room < len(closing) + 3:
                 continue
             if len(prompt) > room:
-                prompt = [*prompt[: room - 1], answer_mark]
+                prompt = [*prompt[: room - len(closing)], *closing]
             probs = [row.probs[label] for label in labels] if soft and row.probs and labels else []
             yield {"prompt": prompt, "answer": answer, "probs": probs, "state": state}
 

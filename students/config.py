@@ -6,12 +6,15 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from ..data.config import Recipe
+from ..data.config import Recipe, fault
 
 UNTRAINED = "untrained"
 """Folder of a student before it learns, beside those of its seeds."""
+
+_GENTLY = {"learning_rate": 1e-4, "epochs": 3, "dropout": 0.0, "noise": 0.0}
+"""How a model that was trained before learns, by default."""
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMB])")
 
@@ -77,6 +80,17 @@ class Layers(Recipe):
     """Tokens that are kept: those that the rows use most; by default what suits the size."""
 
 
+class Hub(Recipe):
+    """A model that was trained before: any causal one, from safetensors only, without code of its own."""
+
+    kind: Literal["hub"]
+
+    model: str = Field(min_length=1)
+    """A folder (relative to the recipe) or a hub id."""
+
+    revision: str = "main"
+
+
 class Train(Recipe):
     """How a student learns."""
 
@@ -113,5 +127,22 @@ class Train(Recipe):
 class StudentRecipe(Recipe):
     """One student: where it comes from and how it learns."""
 
-    init: Annotated[Dense | Layers, Field(discriminator="kind"), BeforeValidator(_dense_unless_said)] = Dense()
+    init: Annotated[Dense | Layers | Hub, Field(discriminator="kind"), BeforeValidator(_dense_unless_said)] = Dense()
     train: Train = Train()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _what_is_known_is_not_forgotten(cls, student: Any) -> Any:
+        """A model that was trained before learns more slowly, and reads what it is given, unless the recipe says so."""
+        init = student.get("init") if isinstance(student, Mapping) else None
+        if not isinstance(init, Mapping) or init.get("kind") != "hub":
+            return student
+        train = student.get("train", {})
+        return {**student, "train": {**_GENTLY, **train} if isinstance(train, Mapping) else train}
+
+    @model_validator(mode="after")
+    def _what_cannot_be_is_not_asked_for(self) -> StudentRecipe:
+        for name in ("dropout", "noise") if isinstance(self.init, Hub) else ():
+            if getattr(self.train, name):
+                raise fault("is for students from nothing or cut from a teacher; remove it", "train", name)
+        return self

@@ -24,6 +24,9 @@ CHAT_TEMPLATE = (
 )
 
 
+_HERE = "GoesOnHere"
+
+
 def train_tokenizer(
     texts: Iterable[str], vocabulary: int, labels: Sequence[str] = (), *, fold_case: bool
 ) -> PreTrainedTokenizerFast:
@@ -74,9 +77,36 @@ def as_bytes(text: str) -> str:
     return "".join(_ALPHABET[byte] for byte in text.encode())
 
 
+def piece_of(tokenizer: PreTrainedTokenizerFast, label: str) -> str:
+    """How a label is spelt in the vocabulary: by bytes, as our own BPE does, or as SentencePiece does."""
+    by_bytes = tokenizer.convert_tokens_to_ids(as_bytes(" ")) not in (None, tokenizer.unk_token_id)
+    return as_bytes(label) if by_bytes else label.replace(" ", "\u2581")
+
+
 def label_tokens(tokenizer: PreTrainedTokenizerFast, labels: Sequence[str]) -> list[int]:
     """Token of every label."""
-    return [int(token) for token in tokenizer.convert_tokens_to_ids([as_bytes(label) for label in labels])]
+    return [int(tokenizer.convert_tokens_to_ids(piece_of(tokenizer, label))) for label in labels]
+
+
+def turn_end(tokenizer: PreTrainedTokenizerFast) -> int:
+    """The token that ends an answer: what the chat template writes after one, else the tokenizer's own end."""
+    after = _after(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": _HERE}])
+    special = tokenizer.get_added_vocab().values()
+    ends = [token for token in tokenizer(after, add_special_tokens=False)["input_ids"] if token in special]
+    return int(ends[0] if ends else tokenizer.eos_token_id)
+
+
+def answer_mark(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """The tokens between what a user says and the answer."""
+    after = _after(tokenizer, [{"role": "user", "content": _HERE}], add_generation_prompt=True)
+    ids: list[int] = tokenizer(after, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _after(tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, str]], **given: bool) -> str:
+    """What the chat template writes after the last message's text."""
+    text: str = tokenizer.apply_chat_template(messages, tokenize=False, **given)
+    return text.rpartition(_HERE)[2]
 
 
 def merge_parents(tokenizer: PreTrainedTokenizerFast) -> list[tuple[int, int] | None]:

@@ -12,27 +12,24 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import PreTrainedTokenizerFast, PrinterCallback, Qwen3ForCausalLM, TrainerCallback, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, PrinterCallback, TrainerCallback, set_seed
 from transformers.utils import logging as hf_logging
 from trl import SFTConfig, SFTTrainer
 
 from ..data.errors import NotEnoughData
-from ..data.rows import Example
 from .batches import IGNORED, Clock, Collator, LengthOrder, Noise, encode
-from .build import build_dense, vocabulary_for
-from .config import UNTRAINED, Dense, Layers, StudentRecipe, Train
-from .cut import MEASURED, Larger, cut_model, cut_tokenizer
+from .config import UNTRAINED, Hub, StudentRecipe, Train
+from .cut import Larger
 from .shortcut import last_states
-from .tokenizer import label_tokens, save_tokenizer, train_tokenizer
+from .tokenizer import label_tokens, save_tokenizer
+from .weights import Source, TrainingRows, first_weights, keep_untrained
 
 CHECKPOINTS = 8
 """Checkpoints over a training: what a kill can cost is an eighth of it."""
@@ -43,36 +40,18 @@ FINISHED = "trained.json"
 Show = Callable[[int, int, str], None]
 
 
-@dataclass(frozen=True)
-class TrainingRows:
-    """The rows of both sides, read anew at each call, and the closed labels if there are any."""
-
-    train: Callable[[], Iterator[Example]]
-    validation: Callable[[], Iterator[Example]]
-    labels: tuple[str, ...] = ()
-    writes: bool = False
-    """Some outputs are text beside the labels, so that case matters; without labels it always does."""
-    vocabulary: Callable[[], Iterator[Example]] | None = None
-    """Rows whose words make the tokens, and so the student's shape; by default those it trains on."""
-
-    @property
-    def only_labels(self) -> bool:
-        """No output is text, so the student only reads, and upper and lower case alike."""
-        return bool(self.labels) and not self.writes
-
-
 def train_student(
     student: StudentRecipe,
     rows: TrainingRows,
     folder: Path,
     seed: int,
     show: Show,
-    larger: Callable[[], Larger] | None = None,
+    source: Callable[[], Source] | None = None,
 ) -> dict[str, Any]:
     """Train one student into ``folder``; goes on from its last checkpoint, and is a no-op on a finished one.
 
     Args:
-        larger: loads the model that a student of kind `layers` is cut from.
+        source: loads the model that a student of kind `layers` is cut from, or that one of kind `hub` begins as.
 
     Returns:
         validation_agreement (0 to 100), validation_loss (nats), parameters, bytes, vocabulary, steps, seconds.
@@ -90,9 +69,9 @@ def train_student(
     started = time.monotonic()
     work = folder / "work"
     set_seed(seed)
-    whole = larger() if larger else None
-    tokenizer, model = _first_weights(student.init, rows, seed, work / "tokenizer", whole)
-    _keep_untrained(model, tokenizer, folder.parent / UNTRAINED)
+    begun = source() if source else None
+    tokenizer, model = first_weights(student.init, rows, seed, work / "tokenizer", begun)
+    keep_untrained(model, tokenizer, folder.parent / UNTRAINED)
     soft = bool(rows.labels) and student.train.labels != "hard"
     train_rows = encode(
         rows.train,
@@ -101,9 +80,9 @@ def train_student(
         soft=soft,
         max_length=student.train.max_length,
         cache=work / "train.arrow",
-        states=whole.states if whole and rows.only_labels else None,
+        states=begun.states if isinstance(begun, Larger) and rows.only_labels else None,
     )
-    del whole  # training needs the memory
+    del begun  # training needs the memory
     if len(train_rows) == 0:
         raise NotEnoughData(
             f"train: no row fits into max_length = {student.train.max_length} tokens; raise train.max_length"
@@ -114,7 +93,7 @@ def train_student(
     trainer = _StudentTrainer(
         order=LengthOrder(train_rows, student.train.batch, seed, clock),
         labels=label_tokens(tokenizer, rows.labels),
-        recipe=student.train,
+        student=student,
         model=model,
         args=_arguments(student.train, work, seed, len(train_rows)),
         train_dataset=train_rows,
@@ -123,10 +102,10 @@ def train_student(
         callbacks=[_Show(show)],
     )
     trainer.remove_callback(PrinterCallback)
-    model.set_attn_implementation("eager")  # at some dozen tokens a row, faster than the fused kernel (measured)
-    with _dropout(model, student.train.dropout):
+    with nullcontext() if isinstance(student.init, Hub) else _as_ours(model, student.train.dropout):
         trainer.train(resume_from_checkpoint=_last_checkpoint(work))
-    model.set_attn_implementation("sdpa")
+    if trainer.aux_loss_enabled:
+        model.config.output_router_logits = False  # wanted in training alone: with a cache it ends in an error
     agreement, loss = validate(model, tokenizer, rows, student.train, work)
     model.save_pretrained(folder)
     save_tokenizer(tokenizer, folder)
@@ -145,7 +124,7 @@ def train_student(
 
 
 def validate(
-    model: Qwen3ForCausalLM,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     rows: TrainingRows,
     recipe: Train,
@@ -187,10 +166,11 @@ def validate(
 class _StudentTrainer(SFTTrainer):  # type: ignore[misc]
     """The seam: our order of rows, our loss, our optimizer."""
 
-    def __init__(self, *, order: LengthOrder, labels: list[int], recipe: Train, **given: Any) -> None:
+    def __init__(self, *, order: LengthOrder, labels: list[int], student: StudentRecipe, **given: Any) -> None:
         self._order = order
         self._labels = torch.tensor(labels)
-        self._recipe = recipe
+        self._recipe = student.train
+        self._ours = not isinstance(student.init, Hub)
         super().__init__(**given)
         self.model_accepts_loss_kwargs = False  # our loss is a mean already
 
@@ -198,8 +178,12 @@ class _StudentTrainer(SFTTrainer):  # type: ignore[misc]
         return self._order
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Ours for weights that begin at random or cut; what was trained with AdamW goes on with it."""
         from .optimizer import MuonAdamW
 
+        if not self._ours:
+            adamw: torch.optim.Optimizer = super().create_optimizer(model)
+            return adamw
         dtype = torch.bfloat16 if self.args.bf16 else torch.float32
         self.optimizer = MuonAdamW(self.model, self._recipe.learning_rate, self._recipe.weight_decay, dtype)
         return self.optimizer
@@ -216,6 +200,10 @@ class _StudentTrainer(SFTTrainer):  # type: ignore[misc]
         targets, probs, wanted = inputs.pop("targets"), inputs.pop("probs", None), inputs.pop("state", None)
         keep = targets.shape[1]
         with torch.autocast(targets.device.type, torch.bfloat16, enabled=self.args.bf16):
+            if not self._ours:
+                said = model(**inputs, use_cache=False, logits_to_keep=keep)
+                loss = answer_loss(said.logits, targets, probs, self._labels.to(targets.device))
+                return loss + self.router_aux_loss_coef * said.aux_loss if self.aux_loss_enabled else loss
             if len(self._labels) and keep == 2:
                 states = last_states(model, keep=keep, **inputs)
             else:
@@ -259,8 +247,11 @@ def answer_loss(
 
 
 @contextmanager
-def _dropout(model: Qwen3ForCausalLM, share: float) -> Iterator[None]:
-    """Dropout on what each block adds, and twice that on embeddings; Qwen3 has no setting for it. Gone afterwards."""
+def _as_ours(model: PreTrainedModel, share: float) -> Iterator[None]:
+    """Dropout on what each block adds, and twice that on embeddings; Qwen3 has no setting for it. Gone afterwards.
+
+    At some dozen tokens a row plain attention is faster than the fused kernel (measured).
+    """
 
     def drop(module: nn.Module, _: Any, output: torch.Tensor) -> torch.Tensor:
         return functional.dropout(output, share, module.training)
@@ -271,9 +262,11 @@ def _dropout(model: Qwen3ForCausalLM, share: float) -> Iterator[None]:
     hooks = [model.get_input_embeddings().register_forward_hook(drop_more)]
     for layer in model.model.layers:
         hooks += [place.register_forward_hook(drop) for place in (layer.self_attn.o_proj, layer.mlp.down_proj)]
+    model.set_attn_implementation("eager")
     try:
         yield
     finally:
+        model.set_attn_implementation("sdpa")
         for hook in hooks:
             hook.remove()
 
@@ -298,44 +291,6 @@ def _last_checkpoint(work: Path) -> str | None:
     return str(newest) if newest else None
 
 
-def _first_weights(
-    init: Dense | Layers, rows: TrainingRows, seed: int, kept: Path, whole: Larger | None
-) -> tuple[PreTrainedTokenizerFast, Qwen3ForCausalLM]:
-    """The tokenizer, learnt or cut from the rows or as it was kept when they were first read, and the model."""
-
-    def texts() -> Iterator[str]:
-        for row in (rows.vocabulary or rows.train)():
-            yield row.input
-            if row.output not in rows.labels:
-                yield row.output
-
-    if not kept.exists():
-        most = vocabulary_for(init)
-        if whole:
-            tokenizer = cut_tokenizer(whole, texts(), most, rows.labels, fold_case=rows.only_labels)
-        else:
-            tokenizer = train_tokenizer(texts(), most, rows.labels, fold_case=rows.only_labels)
-        unfinished = kept.with_suffix(".part")
-        save_tokenizer(tokenizer, unfinished)
-        unfinished.rename(kept)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(kept)
-    if isinstance(init, Dense):
-        return tokenizer, build_dense(init, tokenizer, rows.labels, seed)
-    assert whole, "a student of kind layers is cut from a model"
-    measured = [row.input for row in islice(rows.train(), MEASURED)]
-    return tokenizer, cut_model(whole, tokenizer, init, rows.labels, measured)
-
-
-def _keep_untrained(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """The student before it learns, of the first seed: what training was worth is measured from there."""
-    if folder.exists():
-        return
-    unfinished = folder.with_suffix(".part")
-    model.save_pretrained(unfinished)
-    save_tokenizer(tokenizer, unfinished)
-    unfinished.rename(folder)
-
-
 def _arguments(train: Train, work: Path, seed: int, rows: int) -> SFTConfig:
     steps = train.epochs * math.ceil(rows / train.batch)
     return SFTConfig(
@@ -343,6 +298,7 @@ def _arguments(train: Train, work: Path, seed: int, rows: int) -> SFTConfig:
         num_train_epochs=train.epochs,
         per_device_train_batch_size=train.batch,
         learning_rate=train.learning_rate,
+        weight_decay=train.weight_decay,
         lr_scheduler_type="linear",
         warmup_steps=max(1, steps // 20),
         max_grad_norm=1.0,

@@ -261,7 +261,15 @@ REFUSED = {
     ),
     "a student of an unknown kind": (
         BASE + "student:\n  init: {kind: sparse}\n",
-        "recipe.yaml:12: student.init has kind = 'sparse'; expected one of 'dense', 'layers'",
+        "recipe.yaml:12: student.init has kind = 'sparse'; expected one of 'dense', 'layers', 'hub'",
+    ),
+    "noise for a model that was trained before": (
+        BASE + "student:\n  init: {kind: hub, model: org/name}\n  train: {noise: 0.1}\n",
+        "recipe.yaml:13: student.train.noise: is for students from nothing or cut from a teacher; remove it",
+    ),
+    "a student that is called as a baseline is": (
+        BASE + "students:\n  few_shot: {}\n",
+        "recipe.yaml:12: students.few_shot: 'few_shot' is another model of the report; choose another name",
     ),
     "a judged student that is not defined": (
         BASE + "students: {small: {}, large: {}}\nevaluate:\n  student: medium\n",

@@ -18,7 +18,8 @@ from understudy.students.build import build_dense
 from understudy.students.config import Dense, StudentRecipe, Train
 from understudy.students.shortcut import last_states
 from understudy.students.tokenizer import label_tokens, train_tokenizer
-from understudy.students.trainer import TrainingRows, answer_loss, train_student
+from understudy.students.trainer import answer_loss, train_student
+from understudy.students.weights import TrainingRows
 
 LABELS = ("delivery", "refund")
 WORDS = {"delivery": ("parcel", "courier", "late", "tracking"), "refund": ("money", "back", "pay", "refund")}

@@ -166,7 +166,8 @@ def main() -> None:
         return
     import torch
 
-    from ...students.trainer import TrainingRows, train_student
+    from ...students.trainer import train_student
+    from ...students.weights import TrainingRows
 
     torch.set_num_threads(chosen.threads)
     student, larger = recipe(chosen)

@@ -1,0 +1,93 @@
+"""How a student begins: its tokenizer, and the weights that training starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..data.rows import Example
+from .build import build_dense, vocabulary_for
+from .config import Dense, Hub, Layers
+from .cut import MEASURED, Larger, cut_model, cut_tokenizer
+from .hub import Pretrained, student_model, student_tokenizer
+from .tokenizer import save_tokenizer, train_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+Source = Larger | Pretrained
+"""What a student is cut from, or begins as."""
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """The rows of both sides, read anew at each call, and the closed labels if there are any."""
+
+    train: Callable[[], Iterator[Example]]
+    validation: Callable[[], Iterator[Example]]
+    labels: tuple[str, ...] = ()
+    writes: bool = False
+    """Some outputs are text beside the labels, so that case matters; without labels it always does."""
+    vocabulary: Callable[[], Iterator[Example]] | None = None
+    """Rows whose words make the tokens, and so the student's shape; by default those it trains on."""
+
+    @property
+    def only_labels(self) -> bool:
+        """No output is text, so the student only reads, and upper and lower case alike."""
+        return bool(self.labels) and not self.writes
+
+
+def first_weights(
+    init: Dense | Layers | Hub, rows: TrainingRows, seed: int, kept: Path, source: Source | None
+) -> tuple[PreTrainedTokenizerFast, PreTrainedModel]:
+    """The tokenizer, as it was kept when the rows were first read, and the model.
+
+    Raises:
+        BadInput: the source cannot be cut, or cannot be taught.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    if not kept.exists():
+        unfinished = kept.with_suffix(".part")
+        save_tokenizer(_first_tokenizer(init, rows, source), unfinished)
+        unfinished.rename(kept)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(kept)
+    if isinstance(init, Dense):
+        return tokenizer, build_dense(init, tokenizer, rows.labels, seed)
+    if isinstance(source, Pretrained):
+        return tokenizer, student_model(source, tokenizer, rows.labels)
+    assert isinstance(init, Layers), "a student is built, cut or loaded"
+    assert source, "a student of kind layers is cut from a model"
+    measured = [row.input for row in islice(rows.train(), MEASURED)]
+    return tokenizer, cut_model(source, tokenizer, init, rows.labels, measured)
+
+
+def _first_tokenizer(init: Dense | Layers | Hub, rows: TrainingRows, source: Source | None) -> PreTrainedTokenizerFast:
+    """Learnt or cut from the rows, or the model's own."""
+
+    def texts() -> Iterator[str]:
+        for row in (rows.vocabulary or rows.train)():
+            yield row.input
+            if row.output not in rows.labels:
+                yield row.output
+
+    if isinstance(source, Pretrained):
+        return student_tokenizer(source, rows.labels)
+    assert not isinstance(init, Hub), "a student of kind hub begins as a model"
+    most = vocabulary_for(init)
+    if source:
+        return cut_tokenizer(source, texts(), most, rows.labels, fold_case=rows.only_labels)
+    return train_tokenizer(texts(), most, rows.labels, fold_case=rows.only_labels)
+
+
+def keep_untrained(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """The student before it learns, of the first seed: what training was worth is measured from there."""
+    if folder.exists():
+        return
+    unfinished = folder.with_suffix(".part")
+    model.save_pretrained(unfinished)
+    save_tokenizer(tokenizer, unfinished)
+    unfinished.rename(folder)
