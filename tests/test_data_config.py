@@ -197,7 +197,7 @@ def test_what_is_no_file_is_refused(tmp_path):
         ),
         (
             "name: a\n" + TASK + "train: fast\n",
-            "recipe.yaml:3: train = 'fast': should be a mapping or instance of Train",
+            "recipe.yaml:3: train = 'fast': should be a mapping",
         ),
         (
             "name: a\n" + TASK + "students:\n  x: {epochs: 2}\n  y: {epochs: no}\n",
