@@ -105,6 +105,8 @@ class Source:
     """The answer where one came with it: gold, a seed's, or the label a teacher was told to write for."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """The user's own columns by which scores are told apart; empty where none were asked for."""
+    strategy: str = ""
+    """How a teacher came to write it; empty for what nobody wrote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,8 @@ class Example:
     """Teacher's probability of each label, where it gave more than one answer; sums to 1."""
     evidence: str = "hard"
     """Where `probs` come from: `scored`, `logprobs`, `samples`, or `hard` where there are none."""
+    strategy: str = ""
+    """How a teacher came to write the input; empty where nobody wrote it."""
 
 
 def message_dicts(messages: tuple[Message, ...]) -> list[dict[str, Any]]:

@@ -56,8 +56,11 @@ class Unlabeled(Recipe):
     """Which revision of a hub dataset."""
 
 
-def expand(path: str, folder: Path, key: str) -> list[Path]:
+def expand(path: str, folder: Path, key: str, expected: str = "a CSV, JSONL, JSON, Parquet or text file") -> list[Path]:
     """The files that a path or pattern names, sorted.
+
+    Args:
+        expected: what should be there, for messages.
 
     Raises:
         BadInput: there is none.
@@ -80,7 +83,7 @@ def expand(path: str, folder: Path, key: str) -> list[Path]:
             raise BadInput(f"{key}: no file matches '{path}' in {base}; check the pattern")
         return files
     said = "is a folder" if file.is_dir() else "no such file"
-    raise BadInput(f"{key}: {file}: {said}; expected a CSV, JSONL, JSON, Parquet or text file")
+    raise BadInput(f"{key}: {file}: {said}; expected {expected}")
 
 
 def inputs_fingerprint(files: Sequence[Path]) -> list[str]:

@@ -12,6 +12,19 @@ from ..pipeline.recipe import NAME, TAKEN
 
 _TEMPLATE = Path(__file__).parent / "template"
 
+_GENERATE = """
+generate:
+  teacher: lead
+  rows: 2000                        # accepted ones; what is rejected is topped up
+  temperature: 1.0
+  # strategies:                     # mixed by weight; without any, self-instruct alone
+  #   - {kind: self-instruct, weight: 2}
+  #   - {kind: attributes, attributes: {tone: [calm, angry], channel: [mail, chat]}}
+  #   - {kind: evolve}              # a seed made harder, rarer or more concrete
+  #   - {kind: contrast}            # for one label, and close to another
+  #   - {kind: documents, path: "docs/*.pdf"}    # about passages of your own files
+"""
+
 
 def write_job(folder: Path, name: str, source: Path | None) -> Path:
     """Write ``jobs/<name>/`` below a folder.
@@ -51,5 +64,5 @@ def _write(job: Path, name: str, source: Path | None) -> None:
         recipe = recipe.replace(
             "@INPUTS@", "  seeds: seeds.jsonl                # by hand; the more varied, the better"
         )
-        recipe = recipe.replace("@GENERATE@", "\ngenerate: {teacher: lead, rows: 2000, temperature: 1.0}")
+        recipe = recipe.replace("@GENERATE@", _GENERATE)
     (job / "recipe.yaml").write_text(recipe, encoding="utf-8")

@@ -132,7 +132,9 @@ class Labeler:
         if self.samples > 1 and self.recipe.labels:
             evidence = "samples"
             probs = vote_shares(votes, list(self.recipe.labels))
-        return Example(source.id, source.input, output, source.root, source.side, source.origin, probs, evidence)
+        return Example(
+            source.id, source.input, output, source.root, source.side, source.origin, probs, evidence, source.strategy
+        )
 
     async def ask(self, source: Source, draw: int) -> Answer | Failed:
         """One draw. A repeated greedy draw would repeat its fault, so retries are sampled."""

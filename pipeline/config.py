@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from ..data.config import Recipe
 from ..data.duplicates import DuplicateRecipe
 from ..data.teacher import Sampling
+from .strategies.kinds import Attributes, Contrast, Documents, Evolve, SelfInstruct
+from .strategies.tasks import ClassificationData, EvolInstruct, Magpie
+
+AnyStrategy = Annotated[
+    SelfInstruct | Attributes | Evolve | Contrast | Documents | Magpie | EvolInstruct | ClassificationData,
+    Field(discriminator="kind"),
+]
 
 
 class Prompts(Recipe):
@@ -18,14 +28,20 @@ class Prompts(Recipe):
     """What the labelling teacher reads."""
 
     generate: str | None = None
-    """What the writing teacher reads."""
+    """What the writing teacher reads, by the strategy self-instruct."""
+
+    attributes: str | None = None
+    evolve: str | None = None
+    contrast: str | None = None
+    documents: str | None = None
+    """By those strategies."""
 
     judge: str | None = None
     """What a judging teacher reads."""
 
 
 class GenerateStage(Recipe):
-    """A teacher writes inputs from the seeds, balanced over the labels."""
+    """A teacher writes inputs from seeds and documents, balanced over the labels."""
 
     teacher: str | None = None
     """Name under `teachers:`; may be left out where there is one."""
@@ -33,13 +49,45 @@ class GenerateStage(Recipe):
     rows: int = Field(gt=0)
     """Rows wanted after rejection."""
 
+    strategies: list[AnyStrategy] = Field([SelfInstruct()], min_length=1)
+    """How inputs come to be written, mixed by weight."""
+
+    balance: str | None = None
+    """What accepted rows are balanced by: `label` (the default where the task has labels), `strategy` (by weight), or
+    an attribute that all strategies have."""
+
     temperature: float = Field(1.0, ge=0, le=2)
     max_tokens: int = Field(256, gt=0)
     examples: int = Field(3, ge=0)
     """Seeds of the same side and label shown in a prompt."""
 
     ceiling: float = Field(5.0, ge=1)
-    """Candidates asked for at most, as a multiple of `rows`."""
+    """Candidates asked for at most, as a multiple of `rows`; of each slice that is balanced likewise."""
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Of the strategies: the kind, and a number from the second of a kind on."""
+        seen: Counter[str] = Counter()
+        names = []
+        for strategy in self.strategies:
+            seen[strategy.kind] += 1
+            names.append(strategy.kind if seen[strategy.kind] == 1 else f"{strategy.kind}-{seen[strategy.kind]}")
+        return names
+
+    def shares(self, by: str, labels: Sequence[str]) -> dict[str, float]:
+        """What each slice has of the rows, where they are balanced by something; one slice where by nothing."""
+        if by == "label":
+            return dict.fromkeys(labels, 1 / len(labels))
+        if by == "strategy":
+            total = sum(strategy.weight for strategy in self.strategies)
+            return {name: one.weight / total for name, one in zip(self.names, self.strategies, strict=True)}
+        values = self.values_of(by) if by else [""]
+        return dict.fromkeys(values, 1 / len(values))
+
+    def values_of(self, attribute: str) -> list[str]:
+        """The values of an attribute that all strategies share; none where they do not."""
+        having = [one.attributes.get(attribute, []) if isinstance(one, Attributes) else [] for one in self.strategies]
+        return having[0] if all(set(values) == set(having[0]) for values in having) else []
 
 
 class LabelStage(Recipe):

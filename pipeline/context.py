@@ -26,6 +26,7 @@ from .progress import Reporter
 from .prompts import Template, load_template
 from .recipe import JobRecipe, LoadedRecipe
 from .scorers import check_references
+from .strategies.writer import Writer
 
 
 class Run:
@@ -53,6 +54,8 @@ class Run:
         self._plain: dict[str, Teacher] = {}
         self._teachers: dict[str, RecordedTeacher] = {}
         self._labeler: Labeler | None = None
+        self._writer: Writer | None = None
+        self._writing: dict[str, Template] = {}
         self._told: set[str] = set()
         self._opened: Ledger | None = None
 
@@ -131,9 +134,18 @@ class Run:
     def judge_template(self) -> Template:
         return load_template("judge", self.recipe.prompts.judge, self.folder)
 
-    @cached_property
-    def generate_template(self) -> Template:
-        return load_template("generate", self.recipe.prompts.generate, self.folder)
+    def writing_template(self, kind: str) -> Template:
+        """What a strategy of our own asks with."""
+        if kind not in self._writing:
+            name = "generate" if kind == "self-instruct" else kind
+            self._writing[kind] = load_template(name, getattr(self.recipe.prompts, name), self.folder)
+        return self._writing[kind]
+
+    def writer(self) -> Writer:
+        """What the generate stage asks with."""
+        if self._writer is None:
+            self._writer = Writer(self, self.teacher(self.recipe.teacher_of("generate")))
+        return self._writer
 
     def labeler(self) -> Labeler:
         """What the label stage asks with, and evaluation after it."""

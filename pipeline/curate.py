@@ -16,7 +16,7 @@ from .context import Run
 from .examples import ExampleWriter, read_examples
 from .outcome import Outcome
 
-VERSION = 1
+VERSION = 2
 
 _ORDER: tuple[Side, ...] = ("test", "validation", "calibration", "train")
 

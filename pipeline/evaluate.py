@@ -34,7 +34,7 @@ from .parse import parse
 from .scorers import scorer_of
 from .table import CONFIG, Answers, ModelFacts, TestRows, facts_as_json, write_table
 
-VERSION = 3
+VERSION = 4
 
 
 def evaluate(
@@ -73,7 +73,8 @@ def _tests(run: Run, curated: Artifact) -> list[TestRows]:
         TestRows(name, gold=True, source=run.recipe.task.test[name], rows=rows) for name, rows in run.gold().items()
     ]
     held_out = [
-        Source(row.id, row.input, row.root, row.side, row.origin, row.output) for row in read_examples(curated, "test")
+        Source(row.id, row.input, row.root, row.side, row.origin, row.output, strategy=row.strategy)
+        for row in read_examples(curated, "test")
     ]
     if held_out or not tests:
         held_out = _with_columns(run, held_out)

@@ -31,6 +31,17 @@ class Counts:
     failed: Counter[str] = field(default_factory=Counter)
     pending: int = 0
 
+    def add(self, row: Example | Source | Rejected | Failed) -> None:
+        """Count a row where it belongs."""
+        self.requested += 1
+        match row:
+            case Rejected():
+                self.rejected[row.reason] += 1
+            case Failed():
+                self.failed[row.kind] += 1
+            case _:
+                self.accepted += 1
+
     def check(self, stage: str) -> None:
         """Raise where a row got lost or was made twice: that is our fault and must not pass."""
         total = self.accepted + self.rejected.total() + self.failed.total() + self.pending
@@ -64,7 +75,7 @@ class ExampleWriter:
         schemas = {
             "default": {"id": text, "side": text, "prompt": text, "completion": text},
             "logprobs": {"id": text, "labels": texts, "logprobs": numbers, "evidence": text},
-            "provenance": {"id": text, "root": text, "origin": text},
+            "provenance": {"id": text, "root": text, "origin": text, "strategy": text},
             "rejected": {"id": text, "reason": text, "evidence": text},
             "failed": {"id": text, "class": text, "message": text},
         }
@@ -74,18 +85,18 @@ class ExampleWriter:
         self.counts = Counts()
 
     def add(self, row: Example | Source | Rejected | Failed) -> None:
-        self.counts.requested += 1
+        self.counts.add(row)
         match row:
             case Rejected():
-                self.counts.rejected[row.reason] += 1
                 self._put("rejected", {"id": row.id, "reason": row.reason, "evidence": row.evidence})
             case Failed():
-                self.counts.failed[row.kind] += 1
                 self._put("failed", {"id": row.id, "class": row.kind, "message": row.message})
             case _:
-                self.counts.accepted += 1
                 self._put("default", {"id": row.id, "side": row.side, "prompt": row.input, "completion": row.output})
-                self._put("provenance", {"id": row.id, "root": row.root, "origin": row.origin})
+                self._put(
+                    "provenance",
+                    {"id": row.id, "root": row.root, "origin": row.origin, "strategy": row.strategy},
+                )
                 if isinstance(row, Example):
                     self._put("logprobs", {"id": row.id, "evidence": row.evidence, **_logprobs(row)})
 
@@ -115,14 +126,17 @@ def read_examples(artifact: Artifact, *sides: Side) -> Iterator[Example]:
             probs = {label: math.exp(p) for label, p in zip(soft["labels"], soft["logprobs"], strict=True)}
         yield Example(
             row["id"], row["prompt"], row["completion"], origin["root"], row["side"], origin["origin"], probs,
-            soft["evidence"],
+            soft["evidence"], origin["strategy"],
         )  # fmt: skip
 
 
 def read_sources(artifact: Artifact) -> Iterator[Source]:
     """The inputs that a stage wrote."""
     for row, origin in zip(artifact.rows("default"), artifact.rows("provenance"), strict=True):
-        yield Source(row["id"], row["prompt"], origin["root"], row["side"], origin["origin"], row["completion"])
+        yield Source(
+            row["id"], row["prompt"], origin["root"], row["side"], origin["origin"], row["completion"],
+            strategy=origin["strategy"],
+        )  # fmt: skip
 
 
 def sample_rows(rows: Iterable[Row], limit: int) -> list[Row]:

@@ -1,50 +1,66 @@
-"""Stage: a teacher writes inputs from the seeds, balanced over the labels.
+"""Stage: a teacher writes inputs by the recipe's strategies, balanced over labels or other slices.
 
-Candidate i is decided by the task, the seeds, the template and i alone. Answers are asked for in any order and accepted
-in order of i, so `rows` counts accepted rows, and the loop tops up what was rejected until they are there.
+Candidate i is decided by the task, the seeds and passages, the templates, the strategies and i alone. Answers are asked
+for in any order and accepted in order of i, so `rows` counts accepted rows; a slice that is short is topped up, and
+nothing is asked for one that is full.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from ..data.artifact import Artifact
+from ..data.documents import read_passages
 from ..data.duplicates import Duplicates
 from ..data.errors import NotEnoughData
-from ..data.fingerprint import fraction, row_id
-from ..data.rows import Answer, Failed, Prompt, Rejected, Source
+from ..data.rows import Failed, Rejected, Source
 from ..data.sides import side_of
 from ..data.sources import read_pairs
-from ..data.teacher import Sampling
 from .context import Run, check_labels
-from .examples import ExampleWriter
+from .examples import Counts, ExampleWriter
 from .executor import ask_all
 from .outcome import Outcome, refuse_too_many_failed
+from .quotas import Quotas
+from .strategies.candidate import Candidate
+from .strategies.candidates import Candidates
+from .strategies.kinds import Documents
+from .strategies.shelf import Shelf
+from .strategies.writer import Exchange, Overheard, Writer
 
-VERSION = 1
+VERSION = 2
+
+Written = Source | Rejected | Failed
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One input to be written: from which seed, for which label."""
+class AskCandidate:
+    """Have one candidate written."""
 
-    number: int
-    seed: Source
-    label: str
-    examples: tuple[str, ...]
+    def teacher(self, run: Run) -> str:
+        return run.recipe.teacher_of("generate")
 
-    @property
-    def id(self) -> str:
-        return row_id("generated", str(self.number), self.seed.id, self.label)
+    async def __call__(self, run: Run, item: Candidate) -> Written:
+        return await run.writer()(item)
+
+
+class AskAloud:
+    """The same, and what was said on the way."""
+
+    def teacher(self, run: Run) -> str:
+        return run.recipe.teacher_of("generate")
+
+    async def __call__(self, run: Run, item: Candidate) -> tuple[Written, list[Exchange]]:
+        teacher = Overheard(run.teacher(self.teacher(run)))
+        return await Writer(run, teacher)(item), teacher.exchanges
 
 
 def read_seeds(run: Run) -> list[Source]:
     """The seeds with their sides; a seed's output must be a label where the task has labels."""
     task = run.recipe.task
-    assert task.seeds is not None
+    if task.seeds is None:
+        return []
     read = read_pairs(task.seeds, run.folder, "task.seeds", answered=False)
     check_labels(read, run.recipe.labels, f"task.seeds: {task.seeds}")
     seeds = []
@@ -54,107 +70,84 @@ def read_seeds(run: Run) -> list[Source]:
     return seeds
 
 
-class Candidates:
-    """Candidate by number."""
-
-    def __init__(self, seeds: Sequence[Source], labels: Sequence[str], examples: int) -> None:
-        self._seeds = seeds
-        self._labels = labels
-        self._examples = examples
-
-    def __getitem__(self, number: int) -> Candidate:
-        label = self._labels[number % len(self._labels)] if self._labels else ""
-        fitting = [seed for seed in self._seeds if not label or seed.output in (None, label)] or list(self._seeds)
-        seed = fitting[int(fraction("seed", str(number)) * len(fitting))]
-        near = [other for other in fitting if other.side == seed.side and other is not seed]
-        near.sort(key=lambda other: fraction("example", str(number), other.id))
-        chosen = [seed, *near][: self._examples]
-        return Candidate(number, seed, label, tuple(other.input for other in chosen))
-
-
-def first_candidates(run: Run, count: int) -> list[Candidate]:
-    """The candidates that the stage begins with."""
-    stage = run.recipe.generate
+def read_candidates(run: Run) -> Candidates:
+    """What may be asked for, with all files read that it is made from."""
+    recipe, stage = run.recipe, run.recipe.generate
     assert stage is not None
-    candidates = Candidates(read_seeds(run), list(run.recipe.labels), stage.examples)
-    return [candidates[number] for number in range(count)]
+    passages = {
+        place: read_passages(strategy.path, run.folder, f"generate.strategies.{place}", strategy.passage)
+        for place, strategy in enumerate(stage.strategies)
+        if isinstance(strategy, Documents)
+    }
+    shelf = Shelf(
+        read_seeds(run),
+        passages,
+        list(recipe.labels),
+        shown=stage.examples,
+        split=recipe.split,
+        gold=bool(recipe.task.test),
+    )
+    return Candidates(stage, shelf, recipe.balance)
 
 
 def generate(run: Run, artifact: Artifact) -> Outcome:
-    """Ask, accept in order, top up."""
+    """Ask, accept in order, top up what is short."""
     stage = run.recipe.generate
     assert stage is not None
-    seeds = read_seeds(run)
-    candidates = Candidates(seeds, list(run.recipe.labels), stage.examples)
-    writer = ExampleWriter(artifact)
-    known = Duplicates(run.recipe.curate.duplicates)
-    for seed in seeds:
-        known.seen(seed.id, seed.input)
-    ceiling = math.ceil(stage.rows * stage.ceiling)
-    asked = 0
-
-    def decide(candidate: Candidate, said: Answer | Failed) -> None:
-        if writer.counts.accepted < stage.rows:
-            writer.add(_decide(candidate, said, known))
-
-    while writer.counts.accepted < stage.rows and asked < ceiling:
-        missing = stage.rows - writer.counts.accepted
-        block = [candidates[i] for i in range(asked, min(ceiling, asked + max(missing, 64)))]
-        ask_all(run, AskCandidate(), partial(iter, block), len(block), decide, title="generate", unit="requests")
-        asked += len(block)
-        refuse_too_many_failed("generate", writer.counts, run.recipe.max_failed)
-    if writer.counts.accepted < stage.rows:
+    candidates = read_candidates(run)
+    intake = _Intake(run, artifact)
+    while wanted := intake.quotas.next():
+        block = candidates.take(wanted)
+        asked = [candidate for _, candidate in block]
+        slices = {candidate.number: name for name, candidate in block}
+        decide = partial(intake.decide, slices)
+        ask_all(run, AskCandidate(), partial(iter, asked), len(asked), decide, title="generate", unit="candidates")
+        refuse_too_many_failed("generate", intake.writer.counts, run.recipe.max_failed)
+    counts = intake.writer.counts
+    if counts.accepted < stage.rows:
+        short = intake.quotas.shortage()
         raise NotEnoughData(
-            f"generate: {asked} candidates gave {writer.counts.accepted} of {stage.rows} rows ({writer.counts}); "
-            "add seeds, raise temperature or generate.ceiling, or ask for fewer rows"
+            f"generate: {intake.quotas.asked} candidates gave {counts.accepted} of {stage.rows} rows ({counts})"
+            f"{f': {short}' if short else ''}; add seeds, raise temperature or generate.ceiling, or ask for fewer rows"
         )
-    return Outcome(writer.close(), writer.counts)
+    return Outcome(intake.writer.close(), counts, intake.summary(run))
 
 
-class AskCandidate:
-    """Have one candidate written."""
+class _Intake:
+    """Decides on what was written, in the order of candidates, until each slice has its rows."""
 
-    def teacher(self, run: Run) -> str:
-        return run.recipe.teacher_of("generate")
-
-    async def __call__(self, run: Run, item: Candidate) -> Answer | Failed:
+    def __init__(self, run: Run, artifact: Artifact) -> None:
         stage = run.recipe.generate
         assert stage is not None
-        sampling = Sampling(temperature=stage.temperature, max_tokens=stage.max_tokens)
-        return await run.teacher(self.teacher(run)).answer(writing_prompt(run, item), sampling)
+        self.writer = ExampleWriter(artifact)
+        self.quotas = Quotas(stage.rows, stage.shares(run.recipe.balance, list(run.recipe.labels)), stage.ceiling)
+        self._yields: defaultdict[str, Counts] = defaultdict(Counts)
+        self._known = Duplicates(run.recipe.curate.duplicates)
+        for seed in read_seeds(run):
+            self._known.seen(seed.id, seed.input)
 
+    def decide(self, slices: Mapping[int, str], candidate: Candidate, said: Written) -> None:
+        """Accept or reject; what comes when its slice is full stays in the ledger.
 
-def writing_prompt(run: Run, candidate: Candidate) -> Prompt:
-    """What the writing teacher reads."""
-    return Prompt(candidate.id, run.generate_template.render(_values(run, candidate)), sample=candidate.number)
+        Args:
+            slices: by number of the candidate.
+        """
+        name = slices[candidate.number]
+        if not self.quotas.missing(name):
+            return
+        if isinstance(said, Source) and (copy := self._known.seen(said.id, said.input)):
+            said = Rejected(said.id, f"{copy[0]}_duplicate", f"of {copy[1]}: {said.input[:160]}")
+        self.writer.add(said)
+        self._yields[candidate.strategy].add(said)
+        self.quotas.decide(name, isinstance(said, Source))
 
-
-def _values(run: Run, candidate: Candidate) -> dict[str, object]:
-    return {
-        "instruction": run.recipe.task.instruction,
-        "label": candidate.label,
-        "meaning": run.recipe.labels.get(candidate.label, ""),
-        "schema": run.recipe.schema_text,
-        "examples": candidate.examples,
-        "number": candidate.number,
-    }
-
-
-def accepted(candidate: Candidate, answer: Answer | Failed) -> Source | Rejected | Failed:
-    """The input that an answer is, by itself."""
-    if isinstance(answer, Failed):
-        return answer
-    text = answer.text.strip().removeprefix("Input:").strip().strip('"')
-    if answer.finish_reason == "length":
-        return Rejected(candidate.id, "cut_short", text[-200:])
-    if not text:
-        return Rejected(candidate.id, "empty")
-    seed = candidate.seed
-    return Source(candidate.id, text, seed.root, seed.side, "generated", candidate.label or None)
-
-
-def _decide(candidate: Candidate, answer: Answer | Failed, known: Duplicates) -> Source | Rejected | Failed:
-    row = accepted(candidate, answer)
-    if isinstance(row, Source) and (copy := known.seen(candidate.id, row.input)):
-        return Rejected(candidate.id, f"{copy[0]}_duplicate", f"of {copy[1]}: {row.input[:160]}")
-    return row
+    def summary(self, run: Run) -> dict[str, Any]:
+        """Each strategy's share and yield, the rows of each slice, and how many answers nobody needed."""
+        stage = run.recipe.generate
+        assert stage is not None
+        shares = stage.shares("strategy", [])
+        return {
+            "strategies": {name: {"share": share, **self._yields[name].as_json()} for name, share in shares.items()},
+            "balance": {"by": run.recipe.balance, "slices": self.quotas.as_json()},
+            "surplus": self.quotas.asked - self.writer.counts.requested,
+        }

@@ -1,9 +1,15 @@
-"""Stage: a teacher answers every input, the user's own and the written ones."""
+"""Stage: a teacher answers every input, the user's own and the written ones.
+
+What an input was written for is not what it is: the labelling teacher decides, and where it differs is counted.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import chain
+from typing import Any
 
 from ..data.artifact import Artifact
 from ..data.errors import NotEnoughData
@@ -13,7 +19,10 @@ from .examples import ExampleWriter, read_sources
 from .executor import ask_all
 from .outcome import Outcome, refuse_too_many_failed
 
-VERSION = 2
+VERSION = 3
+
+_PAIRS = 20
+"""Of labels that the manifest lists."""
 
 
 class AskLabel:
@@ -36,10 +45,39 @@ def label(run: Run, artifact: Artifact, generated: Artifact | None) -> Outcome:
         raise NotEnoughData("label: there is no input to label; every row of the input was empty")
     writer = ExampleWriter(artifact)
     asking = AskLabel()
-    ask_all(run, asking, lambda: _sources(run, generated), total, lambda _, said: writer.add(said), title="label")
+    intent = Intent()
+
+    def keep(source: Source, said: Example | Rejected | Failed) -> None:
+        writer.add(said)
+        intent.compare(source, said)
+
+    ask_all(run, asking, lambda: _sources(run, generated), total, keep, title="label")
     refuse_too_many_failed("label", writer.counts, run.recipe.max_failed)
-    name = run.teacher(asking.teacher(run)).name
-    return Outcome(writer.close(), writer.counts, {"origins": origins, "teacher": name})
+    summary: dict[str, Any] = {"origins": origins, "teacher": run.teacher(asking.teacher(run)).name}
+    return Outcome(writer.close(), writer.counts, summary | {"written_for": intent.as_json()})
+
+
+@dataclass
+class Intent:
+    """How many inputs that were written for one label were given another: by strategy, and by pair of labels."""
+
+    written: Counter[str] = field(default_factory=Counter)
+    other: Counter[str] = field(default_factory=Counter)
+    pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def compare(self, source: Source, said: Example | Rejected | Failed) -> None:
+        if source.origin != "generated" or source.output is None or not isinstance(said, Example):
+            return
+        self.written[source.strategy] += 1
+        if said.output != source.output:
+            self.other[source.strategy] += 1
+            self.pairs[source.output, said.output] += 1
+
+    def as_json(self) -> dict[str, Any]:
+        """By strategy, and the most frequent pairs."""
+        strategies = {name: {"rows": rows, "other": self.other[name]} for name, rows in sorted(self.written.items())}
+        pairs = sorted(self.pairs.items(), key=lambda pair: (-pair[1], pair[0]))[:_PAIRS]
+        return {"strategies": strategies, "pairs": [[*pair, rows] for pair, rows in pairs]}
 
 
 def _sources(run: Run, generated: Artifact | None) -> Iterator[Source]:

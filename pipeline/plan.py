@@ -8,6 +8,7 @@ will cost. What is in the ledger already is not subtracted, nor are answers coun
 from __future__ import annotations
 
 import math
+import operator
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -23,16 +24,22 @@ from ..data.rows import Answer, Failed, Source
 from ..teachers.kind import HourlyPrice, Price
 from .context import Run
 from .executor import Asking, ask_all
-from .generate import AskCandidate, Candidate, accepted, first_candidates
+from .generate import AskAloud, Written, read_candidates
 from .run import artifacts
+from .strategies.tasks import TaskStrategy
+from .strategies.writer import Exchange, Writer
 from .verdict import USUAL_DISCORDANCE, rows_needed
 
 Array = npt.NDArray[np.float64]
 Item = TypeVar("Item")
+Said = TypeVar("Said")
 
 _BYTES_PER_TOKEN = 4
 _SAMPLED = 200
 """Inputs whose prompts are rendered to guess the length of all."""
+
+_TASK_BYTES = 1500
+"""Of a Task's own prompt, where nothing else is known."""
 
 _BASELINES = 3
 """Of those, the untrained student among them, that free text has."""
@@ -163,15 +170,19 @@ def plan(run: Run, pilot: int = 0) -> Plan:
 
 def _pilot_generate(run: Run, rows: int) -> tuple[Piloted, list[Source]]:
     """Have the first candidates written; also what came of them."""
-    said: list[tuple[Candidate, Answer | Failed]] = []
-    some = first_candidates(run, rows)
-    piloted = _timed(run, AskCandidate(), some, lambda candidate, answer: said.append((candidate, answer)))
-    made = [accepted(candidate, answer) for candidate, answer in said]
-    return piloted, [row for row in made if isinstance(row, Source)]
+    candidates = read_candidates(run)
+    written: list[Source] = []
+
+    def answers(said: tuple[Written, list[Exchange]]) -> list[Answer | Failed]:
+        row, exchanges = said
+        written.extend([row] if isinstance(row, Source) else [])
+        return [exchange.said for exchange in exchanges]
+
+    return _timed(run, AskAloud(), [candidates[number] for number in range(rows)], answers), written
 
 
 def _pilot_label(run: Run, sample: list[Source]) -> Piloted:
-    return _timed(run, _AskOnce(), sample, lambda _, answer: None)
+    return _timed(run, _AskOnce(), sample, lambda answer: [answer])
 
 
 class _AskOnce:
@@ -185,26 +196,24 @@ class _AskOnce:
 
 
 def _timed(
-    run: Run, asking: Asking[Item, Answer | Failed], items: list[Item], each: Callable[[Item, Answer | Failed], None]
+    run: Run, asking: Asking[Item, Said], items: list[Item], answers: Callable[[Said], list[Answer | Failed]]
 ) -> Piloted:
     """Ask for items and count.
 
     Raises:
         NotEnoughData: nothing was answered, so there is nothing to reckon from.
     """
-    answers: list[Answer] = []
+    heard: list[Answer] = []
 
-    def keep(item: Item, answer: Answer | Failed) -> None:
-        each(item, answer)
-        if isinstance(answer, Answer):
-            answers.append(answer)
+    def keep(_: Item, said: Said) -> None:
+        heard.extend(answer for answer in answers(said) if isinstance(answer, Answer))
 
     started = time.perf_counter()
     ask_all(run, asking, partial(iter, items), len(items), keep, title="pilot")
     seconds = time.perf_counter() - started
-    if not answers:
+    if not heard:
         raise NotEnoughData(f"plan: none of {len(items)} rows of the pilot was answered; try `understudy preview`")
-    tokens = np.array([[answer.input_tokens, answer.output_tokens] for answer in answers], dtype=float)
+    tokens = np.array([[answer.input_tokens, answer.output_tokens] for answer in heard], dtype=float)
     return Piloted(tokens[:, 0], tokens[:, 1], seconds)
 
 
@@ -233,10 +242,25 @@ def _judge(run: Run, teacher: str, rows: int, sample: list[Source]) -> Asked:
 def _generate(run: Run, measured: Piloted | None) -> Asked:
     stage = run.recipe.generate
     assert stage is not None
+    teacher = run.recipe.teacher_of("generate")
+    shares = stage.shares("strategy", [])
+    each = [one.requests() if isinstance(one, TaskStrategy) else 1 for one in stage.strategies]
+    requests = round(stage.rows * 1.1 * sum(map(operator.mul, shares.values(), each)))
     if measured is not None:
-        return measured.asked(run, "generate", run.recipe.teacher_of("generate"), round(stage.rows * 1.1))
-    each = len(run.generate_template.text.encode()) / _BYTES_PER_TOKEN + 40 * stage.examples
-    return _asked(run, "generate", run.recipe.teacher_of("generate"), round(stage.rows * 1.1), each, 40)
+        return measured.asked(run, "generate", teacher, requests)
+    return _asked(run, "generate", teacher, requests, _read_to_write(run), 40)
+
+
+def _read_to_write(run: Run) -> float:
+    """Tokens of a writing prompt, as far as templates say; a Task has its own, and is taken to be as long."""
+    stage = run.recipe.generate
+    assert stage is not None
+    writer = Writer(run, run.teacher(run.recipe.teacher_of("generate")))
+    tasks = {name for name, one in zip(stage.names, stage.strategies, strict=True) if isinstance(one, TaskStrategy)}
+    candidates = read_candidates(run)
+    some = [candidate for number in range(_SAMPLED) if (candidate := candidates[number]).strategy not in tasks]
+    sizes = [sum(len(message.content.encode()) for message in writer.prompt(one).messages) for one in some]
+    return (sum(sizes) / len(sizes) if sizes else _TASK_BYTES) / _BYTES_PER_TOKEN
 
 
 def _asked(run: Run, stage: str, teacher: str, requests: int, each: float, answer: float) -> Asked:

@@ -12,7 +12,7 @@ from itertools import islice
 
 from ..data.rows import Answer, Example, Failed, Message, Rejected, Source
 from .context import Run
-from .generate import AskCandidate, accepted, first_candidates, writing_prompt
+from .generate import AskAloud, Written, read_candidates
 
 _LIKELIEST = 3
 """Labels whose probability is shown."""
@@ -44,23 +44,38 @@ def preview(run: Run, rows: int) -> Iterator[Shown]:
         TeacherUnreachable: the teacher cannot be asked.
     """
     if run.recipe.generate is not None:
-        for exchange, source in _written(run, rows):
-            yield exchange
+        for exchanges, source in _written(run, rows):
+            yield from exchanges
             if source is not None:
                 yield _labelled(run, source)
     for source in islice(run.unlabeled(), rows):
         yield _labelled(run, source)
 
 
-def _written(run: Run, rows: int) -> Iterator[tuple[Shown, Source | None]]:
-    ask = AskCandidate()
-    for candidate in first_candidates(run, rows):
-        answer = asyncio.run(ask(run, candidate))
-        row = accepted(candidate, answer)
-        said = answer.text if isinstance(answer, Answer) else ""
-        read = row.input if isinstance(row, Source) else _lost(row)
-        shown = Shown("generate", writing_prompt(run, candidate).messages, said, read)
-        yield shown, row if isinstance(row, Source) else None
+def _written(run: Run, rows: int) -> Iterator[tuple[list[Shown], Source | None]]:
+    """The exchanges of each candidate, the last of which says what became of it."""
+    candidates = read_candidates(run)
+    for number in range(rows):
+        candidate = candidates[number]
+        row, exchanges = asyncio.run(AskAloud()(run, candidate))
+        stage = f"generate: {candidate.strategy}"
+        yield (
+            [
+                Shown(
+                    stage, each.prompt.messages, _said(each.said), _became(row) if each is exchanges[-1] else "goes on"
+                )
+                for each in exchanges
+            ],
+            row if isinstance(row, Source) else None,
+        )
+
+
+def _became(row: Written) -> str:
+    return row.input if isinstance(row, Source) else _lost(row)
+
+
+def _said(answer: Answer | Failed) -> str:
+    return answer.text if isinstance(answer, Answer) else ""
 
 
 def _labelled(run: Run, source: Source) -> Shown:
@@ -70,8 +85,7 @@ def _labelled(run: Run, source: Source) -> Shown:
         return await labeler.ask(source, 0), await labeler.label(source)
 
     answer, row = asyncio.run(ask())
-    said = answer.text if isinstance(answer, Answer) else ""
-    return Shown("label", labeler.prompt(source, 0).messages, said, _read(row))
+    return Shown("label", labeler.prompt(source, 0).messages, _said(answer), _read(row))
 
 
 def _read(row: Example | Rejected | Failed) -> str:

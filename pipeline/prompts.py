@@ -1,7 +1,8 @@
 """From a template to the messages a teacher reads.
 
 A template is Jinja text cut into turns by lines that hold only `[system]`, `[user]` or `[assistant]`. It is cut before
-it is rendered, so a row that contains such a line, or Jinja marks, stays data.
+it is rendered, so a row that contains such a line, or Jinja marks, stays data. Where a row stands in the middle of a
+turn, `{{ row | fenced }}` keeps it from ending its place.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ..data.errors import BadInput
 from ..data.fingerprint import digest
@@ -38,6 +39,7 @@ class Template:
         self.text = text
         self.where = where
         jinja = SandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+        jinja.filters["fenced"] = fenced
         marks = list(_TURN.finditer(text))
         if not marks or text[: marks[0].start()].strip():
             raise BadInput(f"{where}:1: the template must start with a line [system] or [user]")
@@ -77,7 +79,13 @@ class Template:
         return tuple(Message(role, content) for role, content in turns if content)
 
 
-def load_template(name: Literal["label", "generate", "judge"], chosen: str | None, folder: Path) -> Template:
+def fenced(text: str) -> str:
+    """Text between two rows of backticks that are longer than any in it, so that nothing in it can end it."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}\n{text}\n{fence}"
+
+
+def load_template(name: str, chosen: str | None, folder: Path) -> Template:
     """The template that the recipe names under `prompts:`, else the packaged one."""
     if chosen is None:
         file = Path(__file__).parent / "templates" / f"{name}.j2"

@@ -38,6 +38,7 @@ def make_report(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> dict[st
         "judge": judged["summary"]["judge"],
         "payback_requests": _payback(usd, summary["models"], run.recipe.judged_student),
         "rows": {key: manifest["rows"] for key, manifest in manifests.items() if manifest["rows"] is not None},
+        "strategies": _strategies(manifests),
         "spend": {
             **{
                 name: sum(part[name] for part in spend.values())
@@ -75,6 +76,21 @@ def _learning(
     learnt = manifests["curve"]["summary"]
     usd = usd_per_row(manifests, models["teacher"].usd_per_1000)
     return learning(run.recipe, test, models[judged], learnt, summary["ceiling"].get(test.name), usd)
+
+
+def _strategies(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Share and yield of each strategy, and how often its inputs got the label that they were written for."""
+    if "generate" not in manifests:
+        return None
+    intended = manifests["label"]["summary"]["written_for"]["strategies"]
+    return {
+        name: {
+            "share": part["share"],
+            "rows": {key: count for key, count in part.items() if key != "share"},
+            "written_for": intended.get(name),
+        }
+        for name, part in manifests["generate"]["summary"]["strategies"].items()
+    }
 
 
 def _payback(usd: float | None, models: Mapping[str, Any], student: str | None) -> float | None:
@@ -143,6 +159,10 @@ def _notes(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> list[str]:
     origins = {name: n for name, n in manifests["label"]["summary"]["origins"].items() if n}
     shares = ", ".join(f"{n} {name}" for name, n in origins.items())
     notes.append(f"Inputs: {shares}.")
+    intended = manifests["label"]["summary"]["written_for"]
+    if rows := sum(part["rows"] for part in intended["strategies"].values()):
+        other = sum(part["other"] for part in intended["strategies"].values())
+        notes.append(f"Of {rows} inputs written for a label, {other} were labelled with another, which counts.")
     sides = manifests["curate"]["summary"]["sides"]
     notes.append("Rows by side: " + ", ".join(f"{sides[side]} {side}" for side in SIDES if side in sides) + ".")
     for name, student in run.recipe.students.items():

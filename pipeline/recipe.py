@@ -95,12 +95,12 @@ class JobRecipe(Recipe):
     @model_validator(mode="after")
     def _the_parts_fit(self) -> JobRecipe:
         task = self.task
-        if task.seeds is None and task.unlabeled is None:
+        if task.seeds is None and task.unlabeled is None and self.generate is None:
             raise fault("has neither `seeds` nor `unlabeled`, so there is nothing to learn from; add one", "task")
         if task.unlabeled is None and self.generate is None:
             raise fault("seeds alone are no inputs to label; add a `generate` section, or task.unlabeled", "task")
-        if self.generate is not None and task.seeds is None:
-            raise fault("inputs are written from seeds; add task.seeds, a file of {input, output?}", "generate")
+        if self.generate is not None:
+            self._strategies_can_be_followed(self.generate)
         for stage, chosen in (("generate", self.generate), ("label", self.label)):
             if chosen is None:
                 continue
@@ -128,6 +128,29 @@ class JobRecipe(Recipe):
                         name,
                     )
         return self
+
+    def _strategies_can_be_followed(self, stage: GenerateStage) -> None:
+        """Refuse what a strategy needs and the task has not, and a balance that cannot be kept."""
+        for place, strategy in enumerate(stage.strategies):
+            if strategy.seeded and self.task.seeds is None:
+                said = f"{strategy.kind} writes from seeds; add task.seeds, a file of {{input, output?}}"
+                raise fault(said, "generate")
+            if strategy.kind in ("contrast", "classification-data") and not self.labels:
+                said = f"{strategy.kind} needs closed labels, and the task is of kind '{self.task.kind}'; remove it"
+                raise fault(said, "generate", "strategies", place)
+            if self.balance == "label" and self.labels and not strategy.labelled:
+                said = f"{strategy.kind} writes for no label, so rows cannot be balanced by it"
+                raise fault(f"{said}; set generate.balance: strategy, or remove it", "generate", "strategies", place)
+        known = ["strategy"] + ["label"] * bool(self.labels)
+        if self.balance not in ("", *known) and not stage.values_of(self.balance):
+            said = f"'{self.balance}' is no attribute that all strategies have, with the same values"
+            raise fault(f"{said}; choose {' or '.join(known)}, or give it to all", "generate", "balance")
+
+    @property
+    def balance(self) -> str:
+        """What written rows are balanced by; empty for nothing."""
+        chosen = self.generate.balance if self.generate else None
+        return chosen or ("label" if self.labels else "")
 
     def _can_be_cut(self, student: str, teacher: str) -> None:
         """Refuse a student of which there is nothing to cut it from."""

@@ -25,8 +25,11 @@ from ..data.sources import expand, inputs_fingerprint, unlabeled_fingerprint
 from ..students.config import Hub, Layers
 from . import curate, curve, evaluate, generate, label, train
 from .ask import label_values
+from .config import GenerateStage
 from .context import Run, versions
 from .outcome import Outcome
+from .strategies.kinds import Documents
+from .strategies.tasks import TaskStrategy
 
 STAGES = ("generate", "label", "curate", "train", "curve", "evaluate")
 
@@ -58,10 +61,10 @@ def stages(run: Run) -> list[Stage]:
         made_from: dict[str, Any] = {
             "task": task,
             "split": {**split, "gold": bool(gold)},
-            "seeds": _files(run, recipe.task.seeds or "", "task.seeds"),
+            "seeds": _files(run, recipe.task.seeds, "task.seeds") if recipe.task.seeds else None,
             "teacher": _identity(run, "generate"),
-            "generate": recipe.generate.model_dump(exclude={"teacher"}),
-            "template": run.generate_template.fingerprint,
+            "generate": recipe.generate.model_dump(exclude={"teacher": True, "strategies": {"__all__": {"path"}}}),
+            **_writing(run, recipe.generate),
             "duplicates": recipe.curate.duplicates.model_dump(),
         }
         found.append(
@@ -120,6 +123,23 @@ def stages(run: Run) -> list[Stage]:
         }
         found.append(Stage("evaluate", evaluate.VERSION, made_from, ("curate", *trained), _evaluate))
     return found
+
+
+def _writing(run: Run, stage: GenerateStage) -> dict[str, Any]:
+    """What the strategies ask with, and the documents they read, by place."""
+    strategies = list(enumerate(stage.strategies))
+    return {
+        "templates": {
+            str(place): run.writing_template(one.kind).fingerprint
+            for place, one in strategies
+            if not isinstance(one, TaskStrategy)
+        },
+        "documents": {
+            str(place): _files(run, one.path, f"generate.strategies.{place}.path")
+            for place, one in strategies
+            if isinstance(one, Documents)
+        },
+    }
 
 
 def _learning(run: Run, name: str) -> dict[str, Any]:
@@ -209,8 +229,8 @@ def _refuse_what_a_later_stage_would(run: Run) -> None:
     """Read the gold, the seeds and the templates before anything is paid for."""
     run.gold()
     seeds = generate.read_seeds(run) if run.recipe.generate is not None else []
-    if first := next(chain(seeds, run.unlabeled()), None):
-        run.label_template.render(label_values(run.recipe, first.input))
+    first = next(chain(seeds, run.unlabeled()), None)
+    run.label_template.render(label_values(run.recipe, first.input if first else "text"))
 
 
 def _finish(

@@ -1,4 +1,4 @@
-"""Where the student falls behind: the verdict's test by label, by length, by origin, and by the user's own columns.
+"""Where the student falls behind: the verdict's test by label, length, origin, strategy and the user's own columns.
 
 Every slice is one more chance to find something by luck, so p-values are corrected over all of them (Holm).
 """
@@ -58,6 +58,7 @@ def _parts(test: TestRows, labels: Sequence[str]) -> Iterator[tuple[str, str, Ma
         columns["label"] = [row.output or "" for row in test.rows]
     columns["length"] = _lengths([len(row.input.split()) for row in test.rows])
     columns["origin"] = [row.origin for row in test.rows]
+    columns["strategy"] = [row.strategy for row in test.rows]
     for name in test.rows[0].columns if test.rows else ():
         columns[name] = [row.columns.get(name, "") for row in test.rows]
     for column, values in columns.items():

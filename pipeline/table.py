@@ -86,7 +86,7 @@ def write_table(artifact: Artifact, tests: Sequence[TestRows]) -> list[dict[str,
 
     text, number = pa.string(), pa.float32()
     columns = {
-        **dict.fromkeys(("id", "test", "model", "root", "origin", "input", "reference", "answer"), text),
+        **dict.fromkeys(("id", "test", "model", "root", "origin", "strategy", "input", "reference", "answer"), text),
         "confidence": number,
         "score": pa.float64(),
         "columns": text,
@@ -99,6 +99,7 @@ def write_table(artifact: Artifact, tests: Sequence[TestRows]) -> list[dict[str,
                 "test": test.name,
                 "root": row.root,
                 "origin": row.origin,
+                "strategy": row.strategy,
                 "input": row.input,
                 "reference": row.output,
                 "columns": json.dumps(dict(row.columns), ensure_ascii=False) if row.columns else None,
@@ -122,7 +123,16 @@ def read_table(artifact: Artifact, summary: dict[str, Any]) -> tuple[list[TestRo
             last = line["id"] + line["test"]
             marks = json.loads(line["columns"] or "{}")
             test.rows.append(
-                Source(line["id"], line["input"], line["root"], "test", line["origin"], line["reference"], marks)
+                Source(
+                    line["id"],
+                    line["input"],
+                    line["root"],
+                    "test",
+                    line["origin"],
+                    line["reference"],
+                    marks,
+                    line["strategy"],
+                )
             )
         if line["model"] == AGAIN:
             test.again[line["id"]] = line["answer"]

@@ -190,7 +190,10 @@ def test_a_preview_of_written_inputs_shows_each_written_and_then_labelled(writin
         seen = [asked_for(body) for body in endpoint.bodies]
         assert understudy("generate", "recipe.yaml", cwd=writing_job).returncode == 0
 
-    assert [line for line in done.stderr.splitlines() if line.startswith("---")] == ["--- generate", "--- label"] * 2
+    assert [line for line in done.stderr.splitlines() if line.startswith("---")] == [
+        "--- generate: self-instruct",
+        "--- label",
+    ] * 2
     assert done.stderr.count("[answer] where is parcel") == 2
     again = {asked_for(body) for body in endpoint.bodies[len(seen) :]}
     assert not again.intersection(seen), "what the preview asked was asked again"

@@ -224,7 +224,7 @@ REFUSED = {
     ),
     "writing without seeds": (
         BASE + "generate: {rows: 5}\n",
-        "recipe.yaml:11: generate: inputs are written from seeds; add task.seeds, a file of {input, output?}",
+        "recipe.yaml:11: generate: self-instruct writes from seeds; add task.seeds, a file of {input, output?}",
     ),
     "a labeler that is not defined": (
         BASE + "label:\n  teacher: leed\n",

@@ -141,6 +141,18 @@ def report() -> dict[str, Any]:
                 "pending": 85,
             }
         },
+        "strategies": {
+            "self-instruct": {
+                "share": 2 / 3,
+                "rows": {"requested": 3700, "accepted": 3400, "rejected": {}, "failed": {}, "pending": 300},
+                "written_for": {"rows": 3400, "other": 51},
+            },
+            "documents": {
+                "share": 1 / 3,
+                "rows": {"requested": 9, "accepted": 2, "rejected": {"empty": 7}, "failed": {}, "pending": 0},
+                "written_for": None,
+            },
+        },
         "spend": {
             "requests": 9120,
             "from_ledger": 1240,
@@ -708,6 +720,15 @@ def test_the_flow_of_rows_is_shown_to_add_up(report: dict[str, Any]):
     assert "generate 5,600 5,000 500 15 85 yes" in text
     assert "rejected, near_duplicate: 450" in text
     assert "failed, timeout: 15" in text
+
+
+def test_the_yield_of_each_strategy_is_shown_and_who_wrote_for_another_label(report: dict[str, Any]):
+    text = Page(render_page(report)).text
+
+    assert "self-instruct 66.7% 3,700 3,400 51 of 3,400" in text
+    assert "documents 33.3% 9 2 rejected, empty: 7" in text
+    report["strategies"] = None
+    assert "by strategy" not in Page(render_page(report)).text
 
 
 def test_the_spread_over_seeds_is_said(report: dict[str, Any]):
