@@ -39,6 +39,15 @@ class Passage:
     root: str
 
 
+def document_files(path: str, folder: Path, key: str) -> list[Path]:
+    """The files that a path or pattern names, sorted.
+
+    Raises:
+        BadInput: there is none.
+    """
+    return expand(path, folder, key, expected=f"a {', '.join(_READERS)} file, or a pattern such as docs/*.pdf")
+
+
 def read_passages(path: str, folder: Path, key: str, size: int) -> list[Passage]:
     """The passages of all documents that a path or pattern names, in the order of the files.
 
@@ -51,7 +60,7 @@ def read_passages(path: str, folder: Path, key: str, size: int) -> list[Passage]
     """
     passages: dict[str, list[Passage]] = {}
     held = 0
-    for file in expand(path, folder, key, expected=f"a {', '.join(_READERS)} file, or a pattern such as docs/*.pdf"):
+    for file in document_files(path, folder, key):
         text = read_document(file)
         held += len(text)
         if held > LARGEST_CORPUS:

@@ -1,8 +1,8 @@
 """Stage: a teacher writes inputs by the recipe's strategies, balanced over labels or other slices.
 
-Candidate i is decided by the task, the seeds and passages, the templates, the strategies and i alone. Answers are asked
-for in any order and accepted in order of i, so `rows` counts accepted rows; a slice that is short is topped up, and
-nothing is asked for one that is full.
+Candidate i is decided by the task, the seeds and passages, the templates, the strategies and i alone. Answers arrive in
+any order and are decided on in order of i, block by block. `rows` counts accepted rows: a slice that is short is topped
+up with its next candidates, and nothing more is asked for one that is full.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def read_candidates(run: Run) -> Candidates:
     recipe, stage = run.recipe, run.recipe.generate
     assert stage is not None
     passages = {
-        place: read_passages(strategy.path, run.folder, f"generate.strategies.{place}", strategy.passage)
+        place: read_passages(strategy.path, run.folder, f"generate.strategies.{place}.path", strategy.passage)
         for place, strategy in enumerate(stage.strategies)
         if isinstance(strategy, Documents)
     }

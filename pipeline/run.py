@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.artifact import Artifact
+from ..data.documents import document_files
 from ..data.errors import BadInput
 from ..data.fingerprint import fingerprint
 from ..data.lock import Lock
@@ -135,7 +136,7 @@ def _writing(run: Run, stage: GenerateStage) -> dict[str, Any]:
             if not isinstance(one, TaskStrategy)
         },
         "documents": {
-            str(place): _files(run, one.path, f"generate.strategies.{place}.path")
+            str(place): inputs_fingerprint(document_files(one.path, run.folder, f"generate.strategies.{place}.path"))
             for place, one in strategies
             if isinstance(one, Documents)
         },

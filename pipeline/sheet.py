@@ -175,4 +175,6 @@ def _next_step(run: Run, path: Path) -> str:
 def _shared(run: Run) -> str | None:
     """What several rows may have in common, so that one tells of another."""
     unlabeled = run.recipe.task.unlabeled
-    return "seed" if unlabeled is None else unlabeled.group
+    if unlabeled is not None:
+        return unlabeled.group
+    return "seed" if run.recipe.task.seeds else "document"

@@ -75,6 +75,35 @@ def asked(body: dict) -> str:
     return body["messages"][-1]["content"].removeprefix("Input: ")
 
 
+def writes(body: dict) -> Reply:
+    """An input decided by the candidate's prompt and number."""
+    return says(f"about {sum(map(ord, body['messages'][-1]['content']))} and order {body['seed'] * 7919}")
+
+
+def test_inputs_are_written_on_a_cluster_as_they_are_on_one_machine(cluster, tmp_path):
+    strategies = [
+        {"kind": "self-instruct"},
+        {"kind": "attributes", "attributes": {"tone": ["calm", "angry"]}},
+        {"kind": "documents", "path": "rules.md", "passage": 100},
+    ]
+    shards = []
+    for executor, root in ((None, "one"), (RayExecutor(cluster.address, workers=2), "ray")):
+        with Endpoint(then=writes) as endpoint:
+            path = recipe(tmp_path, endpoint, TEXTS[:1], generate={"rows": 60, "strategies": strategies})
+            whole = json.loads(path.read_text())
+            whole["task"]["seeds"] = "seeds.jsonl"
+            path.write_text(json.dumps(whole))
+            (tmp_path / "seeds.jsonl").write_text('{"input": "where is it"}\n{"input": "my bill"}\n')
+            (tmp_path / "rules.md").write_text("\n\n".join(f"Rule {n} says {n * 37}." for n in range(40)))
+            run = Run(load_recipe(path), LocalStorage(tmp_path / root), Reporter(), executor)
+            try:
+                shards.append(run_stages(run, "generate")["generate"]["shards"])
+            finally:
+                run.close()
+            assert len(endpoint.requests) == 60
+    assert shards[0] == shards[1]
+
+
 def team(body: dict) -> Reply:
     return Reply(says(LABELS[sum(asked(body).encode()) % 3]).body, delay=0.02)
 

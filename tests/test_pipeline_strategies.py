@@ -14,6 +14,7 @@ from understudy.pipeline.generate import read_candidates, read_seeds
 from understudy.pipeline.plan import plan
 from understudy.pipeline.preview import preview
 from understudy.pipeline.prompts import fenced, load_template
+from understudy.pipeline.proof import publish_report
 from understudy.pipeline.quotas import Quotas
 from understudy.pipeline.run import artifacts, run_stages
 from understudy.pipeline.strategies.candidate import Candidate
@@ -310,6 +311,32 @@ def test_inputs_that_were_written_for_another_label_are_counted_and_kept(tmp_pat
     assert {row.strategy for row in made.rows("label")} == {"self-instruct", "attributes"}
 
 
+@pytest.mark.slow
+def test_the_report_tells_strategies_apart_by_yield_by_intent_and_by_how_the_student_does(tmp_path):
+    def reply(body: dict) -> Reply:
+        if "Input: " in said(body):
+            return says(LABELS[sum(said(body).encode()) % 3])
+        return says("once more") if body["seed"] % 5 == 0 else fresh(body)
+
+    with Endpoint(then=reply) as endpoint:
+        made = job(tmp_path, endpoint, [ALL[1], ALL[4]], 90)
+        made.fields |= {
+            "split": {"test": 0.4},
+            "student": {"init": {"parameters": "0.3M"}, "train": {"epochs": 1, "seeds": [0]}},
+        }
+        with made.opened() as run:
+            report = publish_report(run, run_stages(run))
+    strategies = report["strategies"]
+    assert sum(part["rows"]["accepted"] for part in strategies.values()) == 90
+    assert sum(part["rows"]["rejected"]["exact_duplicate"] for part in strategies.values()) > 10
+    written, other = (sum(part["written_for"][key] for part in strategies.values()) for key in ("rows", "other"))
+    assert written == 90
+    assert f"Of 90 inputs written for a label, {other} were labelled with another, which counts." in report["notes"]
+    assert {part["value"] for part in report["slices"] if part["column"] == "strategy"} == {"attributes", "documents"}
+    page = (made.folder / "root" / "t" / "report.html").read_text()
+    assert "Rows by strategy" in page
+
+
 def candidate(**fields) -> Candidate:
     return Candidate(**{"number": 7, "strategy": "evolve", "label": "other", "root": "r", "side": "train"} | fields)
 
@@ -525,6 +552,8 @@ def test_a_missing_document_is_refused_before_anything_is_asked(tmp_path):
         made = job(tmp_path, endpoint, [{"kind": "self-instruct"}, {"kind": "documents", "path": "none/*.pdf"}])
         with pytest.raises(BadInput, match=r"generate\.strategies\.1\.path: no file matches 'none/\*\.pdf' in "):
             made.run("generate")
+        with pytest.raises(BadInput, match=r"/docs: is a folder; expected a \.txt, \.md, \.pdf, \.docx file, or a pat"):
+            made.run("generate", "generate.strategies=[{kind: documents, path: docs}]")
     assert endpoint.requests == []
 
 
