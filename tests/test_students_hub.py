@@ -183,7 +183,7 @@ def test_a_model_learns_to_write_and_to_end_what_it_writes(tokenizer, tmp_path):
     some = TrainingRows(lambda: iter(told), lambda: iter(told[:14]))
     source = Pretrained(family("qwen3", tokenizer), tokenizer, "m")
 
-    train_student(student(epochs=20, batch=16), some, tmp_path / "seed-0", 0, quiet, lambda: source)
+    train_student(student(epochs=40, batch=16), some, tmp_path / "seed-0", 0, quiet, lambda: source)
 
     local = LocalModel(tmp_path / "seed-0", "main", "cpu", 8, "student")
     said = local.answer(

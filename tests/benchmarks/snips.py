@@ -68,7 +68,7 @@ def halves() -> tuple[list[dict[str, str]], list[dict[str, str]]]:
 
 
 def lessons(rows: list[dict[str, str]], seed: int = 0) -> Iterator[dict[str, str]]:
-    """Both skills for each text: to fill its slots, and to write it for an intent, or just like another one of it."""
+    """Both skills for each text: to fill its slots, and to write it for its intent, half of the time like another."""
     draw = random.Random(seed)
     by_intent: dict[str, list[str]] = {}
     for row in rows:
@@ -77,8 +77,8 @@ def lessons(rows: list[dict[str, str]], seed: int = 0) -> Iterator[dict[str, str
         yield {"input": f"Fill: {row['input']}", "output": row["output"]}
         intent = json.loads(row["output"])["intent"]
         like = " ".join(draw.choice(by_intent[intent]).split()[:6])
-        named = intent if draw.random() < 0.5 else ""
-        yield {"input": f"Write: {named}\nLike: {like}", "output": row["input"]}
+        shown = f"\nLike: {like}" if draw.random() < 0.5 else ""
+        yield {"input": f"Write: {intent}{shown}", "output": row["input"]}
 
 
 def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
@@ -141,7 +141,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--parameters", default="5M")
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=12)
     given = parser.parse_args()
     make_teacher(given.out, given.parameters, given.epochs)
     print_score(given.out)
