@@ -72,12 +72,39 @@ class Artifact:
                 raise self._broken(shard["path"], "the content is not what was written")
             with pq.ParquetFile(pa.BufferReader(data)) as file:
                 for batch in file.iter_batches(2048):
-                    yield from batch.to_pylist()
+                    columns = [_values(column) for column in batch.columns]
+                    yield from (dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True))
 
     def _broken(self, name: str, found: str) -> UnderstudyError:
         return UnderstudyError(
             f"{self.folder / name}: {found}; delete {self.folder} and run again: what was paid for is in the ledger"
         )
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """A column's values; token ids and their log-probabilities, hundreds a row, as views of one numpy array.
+
+    As lists of Python's own numbers they are read thirteen times as slowly (measured).
+    """
+    if not _is_long(column.type):
+        values: list[Any] = column.to_pylist()
+        return values
+    flat, ends = column.values.to_numpy(zero_copy_only=False), column.offsets.to_numpy().tolist()
+    there = column.is_valid().to_numpy(zero_copy_only=False).tolist()
+    return [flat[start:end] if known else None for start, end, known in zip(ends[:-1], ends[1:], there, strict=True)]
+
+
+def _is_long(kind: pa.DataType) -> bool:
+    """Whether a column holds lists of token ids or of their log-probabilities."""
+    import pyarrow as pa
+
+    return kind in (pa.list_(pa.int32()), pa.list_(pa.float16()))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_list(kind))
 
 
 class ShardWriter:
@@ -112,9 +139,18 @@ class ShardWriter:
 
         rows, self._open[partition] = self._open[partition], []
         written = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(rows, self._schema), written, compression="zstd")
+        pq.write_table(pa.Table.from_pylist(rows, self._schema), written, compression="zstd", **self._encoding())
         data = written.getvalue().to_pybytes()
         content = digest(data)
         path = f"{self._config}/part-{partition:02d}-{content[:16]}.parquet"
         self._artifact.storage.replace(f"{self._artifact.path}/{path}", data)
         self._shards[partition].append({"path": path, "rows": len(rows), "sha256": content})
+
+    def _encoding(self) -> dict[str, Any]:
+        """Long lists of numbers by their bytes, which compresses them best; dictionaries for all else."""
+        long = {field.name for field in self._schema if _is_long(field.type)}
+        if not long:
+            return {}
+        names = [f"{field.name}.list.element" if _is_list(field.type) else field.name for field in self._schema]
+        split = [name for name in names if name.partition(".")[0] in long]
+        return {"use_dictionary": [name for name in names if name not in split], "use_byte_stream_split": split}

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 Role = Literal["system", "user", "assistant"]
 Side = Literal["train", "validation", "calibration", "test"]
@@ -109,6 +113,18 @@ class Source:
     """How a teacher came to write it; empty for what nobody wrote."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class TopTokens:
+    """An answer in the teacher's own tokens, without the end token, with its K likeliest alternatives at each of T."""
+
+    ids: npt.NDArray[np.int32]
+    """[T]"""
+    top_ids: npt.NDArray[np.int32]
+    """[T * K], those of one position side by side; the token itself is always among them."""
+    logprobs: npt.NDArray[np.float16]
+    """[T * K], natural, at temperature 1, not renormalised."""
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """An input with its answer: what a student learns from."""
@@ -125,6 +141,8 @@ class Example:
     """Where `probs` come from: `scored`, `logprobs`, `samples`, or `hard` where there are none."""
     strategy: str = ""
     """How a teacher came to write the input; empty where nobody wrote it."""
+    tokens: TopTokens | None = None
+    """The output as the teacher wrote it, where it told its tokens."""
 
 
 def message_dicts(messages: tuple[Message, ...]) -> list[dict[str, Any]]:

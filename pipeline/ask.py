@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ..data.errors import BudgetReached, UnderstudyError
-from ..data.rows import Answer, Example, Failed, Prompt, Rejected, Source
+from ..data.rows import Answer, Example, Failed, Prompt, Rejected, Source, TopTokens
 from ..data.teacher import Sampling, Teacher
-from .parse import Evidence, label_probabilities, parse, vote_shares
+from .parse import Evidence, label_probabilities, parse, top_tokens, vote_shares
 from .prompts import Template
 from .recipe import JobRecipe
 
@@ -108,6 +108,7 @@ class Labeler:
     async def label(self, source: Source) -> Example | Rejected | Failed:
         """Draw until `samples` answers can be used or the retries are used up."""
         outputs: list[str] = []
+        tokens: dict[str, TopTokens | None] = {}
         probs: dict[str, float] | None = None
         evidence: Evidence = "hard"
         fault: Rejected | None = None
@@ -122,6 +123,8 @@ class Labeler:
             outputs.append(output)
             if len(outputs) == 1 and self.recipe.labels:
                 probs, evidence = label_probabilities(answer, list(self.recipe.labels), self.recipe.keys)
+            if not self.recipe.labels:
+                tokens.setdefault(output, top_tokens(answer))
             if len(outputs) == self.samples:
                 break
         if not outputs:
@@ -133,8 +136,9 @@ class Labeler:
             evidence = "samples"
             probs = vote_shares(votes, list(self.recipe.labels))
         return Example(
-            source.id, source.input, output, source.root, source.side, source.origin, probs, evidence, source.strategy
-        )
+            source.id, source.input, output, source.root, source.side, source.origin, probs, evidence, source.strategy,
+            tokens.get(output),
+        )  # fmt: skip
 
     async def ask(self, source: Source, draw: int) -> Answer | Failed:
         """One draw. A repeated greedy draw would repeat its fault, so retries are sampled."""

@@ -20,6 +20,7 @@ from ..data.storage import Storage
 from ..data.teacher import Teacher
 from ..teachers.recorded import RecordedTeacher, Spend, spent_before
 from ..teachers.transformers import TransformersTeacher
+from ..teachers.vllm import VllmTeacher
 from .ask import Labeler
 from .executor import Executor, LocalExecutor
 from .progress import Reporter
@@ -100,6 +101,12 @@ class Run:
         teacher = self._built(name)
         assert isinstance(teacher, TransformersTeacher), "the recipe lets no other teacher be cut from"
         return teacher.weights()
+
+    def tokenizer(self, name: str) -> Any:
+        """Tokenizer of a teacher that tells its tokens."""
+        teacher = self._built(name)
+        assert isinstance(teacher, TransformersTeacher | VllmTeacher), "the recipe learns tokens from no other teacher"
+        return teacher.tokenizer()
 
     def window(self, name: str) -> int:
         """Prompts that a teacher takes at once."""

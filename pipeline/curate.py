@@ -16,7 +16,7 @@ from .context import Run
 from .examples import ExampleWriter, read_examples
 from .outcome import Outcome
 
-VERSION = 2
+VERSION = 3
 
 _ORDER: tuple[Side, ...] = ("test", "validation", "calibration", "train")
 

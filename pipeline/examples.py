@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from ..data.artifact import Artifact, ShardWriter
 from ..data.errors import UnderstudyError
-from ..data.rows import Example, Failed, Rejected, Side, Source
+from ..data.rows import Example, Failed, Rejected, Side, Source, TopTokens
 
 Row = TypeVar("Row", Example, Source)
 
@@ -71,10 +71,18 @@ class ExampleWriter:
     def __init__(self, artifact: Artifact) -> None:
         import pyarrow as pa
 
-        text, texts, numbers = pa.string(), pa.list_(pa.string()), pa.list_(pa.float32())
+        text, texts, numbers, ids = pa.string(), pa.list_(pa.string()), pa.list_(pa.float32()), pa.list_(pa.int32())
         schemas = {
             "default": {"id": text, "side": text, "prompt": text, "completion": text},
-            "logprobs": {"id": text, "labels": texts, "logprobs": numbers, "evidence": text},
+            "logprobs": {
+                "id": text,
+                "labels": texts,
+                "logprobs": numbers,
+                "evidence": text,
+                "tokens": ids,
+                "top_ids": ids,
+                "top_logprobs": pa.list_(pa.float16()),
+            },
             "provenance": {"id": text, "root": text, "origin": text, "strategy": text},
             "rejected": {"id": text, "reason": text, "evidence": text},
             "failed": {"id": text, "class": text, "message": text},
@@ -109,9 +117,13 @@ class ExampleWriter:
 
 
 def _logprobs(row: Example) -> dict[str, Any]:
-    if row.probs is None:
-        return {"labels": None, "logprobs": None}
-    return {"labels": list(row.probs), "logprobs": [math.log(max(p, 1e-30)) for p in row.probs.values()]}
+    """The teacher's probabilities of labels, and its tokens; what there is not is left out."""
+    known: dict[str, Any] = {}
+    if row.probs is not None:
+        known |= {"labels": list(row.probs), "logprobs": [math.log(max(p, 1e-30)) for p in row.probs.values()]}
+    if row.tokens is not None:
+        known |= {"tokens": row.tokens.ids, "top_ids": row.tokens.top_ids, "top_logprobs": row.tokens.logprobs}
+    return known
 
 
 def read_examples(artifact: Artifact, *sides: Side) -> Iterator[Example]:
@@ -124,9 +136,12 @@ def read_examples(artifact: Artifact, *sides: Side) -> Iterator[Example]:
         probs = None
         if soft["labels"] is not None:
             probs = {label: math.exp(p) for label, p in zip(soft["labels"], soft["logprobs"], strict=True)}
+        tokens = None
+        if soft["tokens"] is not None:
+            tokens = TopTokens(soft["tokens"], soft["top_ids"], soft["top_logprobs"])
         yield Example(
             row["id"], row["prompt"], row["completion"], origin["root"], row["side"], origin["origin"], probs,
-            soft["evidence"], origin["strategy"],
+            soft["evidence"], origin["strategy"], tokens,
         )  # fmt: skip
 
 

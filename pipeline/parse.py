@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from ..data.duplicates import fold
-from ..data.rows import Answer, Rejected
+from ..data.rows import Answer, Rejected, TopTokens
 from .recipe import JobRecipe
 
 Evidence = Literal["scored", "keys", "logprobs", "samples", "hard"]
@@ -79,6 +79,29 @@ def label_probabilities(
     probs = {label: found.get(label, rest / len(unnamed) if unnamed else 0.0) for label in labels}
     total = sum(probs.values())
     return {label: value / total for label, value in probs.items()}, "keys" if keys else "logprobs"
+
+
+def top_tokens(answer: Answer) -> TopTokens | None:
+    """The answer's tokens with their alternatives, K at each; None where it does not tell them, or was cut short.
+
+    The token itself takes the place of the last alternative where it is none of them.
+    """
+    import numpy as np
+
+    kept = min((len(token.top_ids) for token in answer.tokens), default=0)
+    if not kept or answer.finish_reason != "stop" or any(token.id < 0 for token in answer.tokens):
+        return None
+    ids: list[int] = []
+    logprobs: list[float] = []
+    for token in answer.tokens:
+        best = dict(zip(token.top_ids[:kept], (logprob for _, logprob in token.top), strict=False))
+        if token.id not in best:
+            best.popitem()
+            best[token.id] = token.logprob
+        ids += best.keys()
+        logprobs += best.values()
+    said = np.array([token.id for token in answer.tokens], np.int32)
+    return TopTokens(said, np.array(ids, np.int32), np.array(logprobs, np.float16))
 
 
 def vote_shares(votes: Mapping[str, int], labels: Sequence[str]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from ..data.config import Recipe, fault, plain, read_yaml, refusal
 from ..data.errors import BadInput
 from ..data.fingerprint import canonical, fingerprint
 from ..data.sides import Split
-from ..students.config import Layers, StudentRecipe
+from ..students.config import Dense, Layers, StudentRecipe
 from ..teachers.config import AnyTeacher
 from .config import Budget, CurateStage, EvaluateStage, GenerateStage, LabelStage, Prompts
 from .tasks import Classify, Extract, Generate
@@ -114,6 +114,10 @@ class JobRecipe(Recipe):
         for name, student in self.students.items():
             if isinstance(student.init, Layers):
                 self._can_be_cut(name, student.init.teacher)
+            if isinstance(student.init, Dense) and student.init.tokenizer == "teacher":
+                self._tells_its_tokens("takes the teacher's tokenizer", "students", name, "init", "tokenizer")
+            if student.train.method == ["topk"]:
+                self._tokens_can_be_learnt(name, student)
         judged = self.evaluate.student
         if judged is not None and judged not in self.students:
             defined = ", ".join(self.students) or "none"
@@ -161,6 +165,24 @@ class JobRecipe(Recipe):
         if kind not in ("embedded", "transformers"):
             found = f"'{teacher}' is of kind '{kind}', whose weights are not in this process"
             raise fault(f"{found}; name one of kind embedded or transformers, or use init: {{kind: dense}}", *place)
+
+    def _tells_its_tokens(self, said: str, *place: str) -> None:
+        kind = self.teachers[self.teacher_of("label")].kind
+        if kind not in ("transformers", "vllm"):
+            raise fault(f"{said}, and one of kind '{kind}' does not tell its tokens; label with kind vllm", *place)
+
+    def _tokens_can_be_learnt(self, name: str, student: StudentRecipe) -> None:
+        """Refuse top-k distillation where nothing is kept to learn from, or the student reads other tokens."""
+        place = ("students", name, "train", "method")
+        if self.labels:
+            found = "topk is for text, and with closed labels `sft` learns the teacher's probabilities already"
+            raise fault(f"{found}; use [sft]", *place)
+        self._tells_its_tokens("topk learns the teacher's tokens", *place)
+        if not self.label.logprobs:
+            raise fault("topk learns from log-probabilities, and none are kept; set label.logprobs = 16", *place)
+        if isinstance(student.init, Layers) or (isinstance(student.init, Dense) and student.init.tokenizer == "own"):
+            found = "topk needs the teacher's tokenizer, and the student has one of its own"
+            raise fault(f"{found}; use init: {{kind: dense, tokenizer: teacher}} or {{kind: hub, ...}}", *place)
 
     def _somebody_judges(self) -> None:
         judge, wanted = self.evaluate.judge, self.metric == "judge"

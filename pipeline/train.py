@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.artifact import Artifact
 from ..data.errors import BadInput
 from ..data.rows import Example, message_dicts
-from ..students.config import Hub, Layers, StudentRecipe
+from ..students.config import Dense, Hub, Layers, StudentRecipe
 from ..teachers.transformers import TransformersTeacher, find_model
 from .ask import label_values
 from .context import Run
@@ -43,6 +43,8 @@ def train(run: Run, artifact: Artifact, curated: Artifact, name: str) -> Outcome
             f"students.{name}.train.labels = 'soft', but the teacher gave no probabilities; set label.logprobs or "
             "label.samples above 1, or use labels: auto"
         )
+    if student.train.method == ["topk"]:
+        _check_vocabulary(run, student, f"students.{name}")
     trained: list[dict[str, Any]] = []
     for seed in student.train.seeds:
         result = train_one(run, student, rows, artifact.folder / f"seed-{seed}", seed, f"train {name}")
@@ -83,6 +85,8 @@ def _loads_source(run: Run, student: StudentRecipe) -> Callable[[], Source] | No
     """What loads the model that a student is cut from, or begins as; None for one from nothing."""
     if isinstance(student.init, Hub):
         return partial(_pretrained, run, student.init)
+    if isinstance(student.init, Dense) and student.init.tokenizer == "teacher":
+        return partial(_reads_alike, run, run.recipe.teacher_of("label"))
     return partial(_larger, run, student.init.teacher) if isinstance(student.init, Layers) else None
 
 
@@ -100,6 +104,35 @@ def _pretrained(run: Run, init: Hub) -> Pretrained:
     from ..students.hub import Pretrained
 
     return Pretrained(*begun_from(run, init).weights(), f"init.model = {init.model}")
+
+
+def _reads_alike(run: Run, teacher: str) -> Pretrained:
+    """Of a student from scratch, the tokenizer alone."""
+    from ..students.hub import Pretrained
+
+    return Pretrained(None, run.tokenizer(teacher), f"teacher {teacher}")
+
+
+def _check_vocabulary(run: Run, student: StudentRecipe, where: str) -> None:
+    """Refuse a student whose tokens are others than the teacher's.
+
+    Raises:
+        BadInput: it names the first token in which they differ.
+    """
+    if not isinstance(student.init, Hub):
+        return
+    ours, theirs = (
+        {number: token for token, number in tokenizer.get_vocab().items()}
+        for tokenizer in (begun_from(run, student.init).tokenizer(), run.tokenizer(run.recipe.teacher_of("label")))
+    )
+    differing = [number for number in sorted({*ours, *theirs}) if ours.get(number) != theirs.get(number)]
+    if differing:
+        first = differing[0]
+        raise BadInput(
+            f"{where}: method topk needs the teacher's tokenizer, and {len(differing):,} tokens differ: number {first} "
+            f"is {ours.get(first)!r} for {student.init.model} and {theirs.get(first)!r} for the teacher; begin with a "
+            "model of the teacher's family, use init: {kind: dense, tokenizer: teacher}, or method: [sft]"
+        )
 
 
 def begun_from(run: Run, init: Hub) -> TransformersTeacher:

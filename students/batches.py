@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from ..data.rows import Example
+from ..data.errors import BadInput
+from ..data.rows import Example, TopTokens
 from .tokenizer import answer_mark, label_tokens, merge_parents, turn_end
 
 if TYPE_CHECKING:
@@ -42,8 +43,10 @@ def encode(
     max_length: int,
     cache: Path,
     states: Callable[[Sequence[str]], list[list[float]]] | None = None,
+    topk: bool = False,
 ) -> Dataset:
-    """Rows as tokens, in a file that is mapped into memory: prompt, answer, probs [L] or empty, state [D] or empty.
+    """Rows as tokens, in a file that is mapped into memory: prompt, answer, probs [L], state [D], top_ids and top_logps
+    [T * K] for the T tokens before the end; empty where there is none.
 
     A training that goes on after a kill finds the file as it was and does not read the rows again.
     An output that is one of the labels is answered with its token, any other with its text. A prompt that is too long
@@ -51,6 +54,10 @@ def encode(
 
     Args:
         states: of inputs, the hidden state that the student is to have before it answers.
+        topk: answer in the teacher's own tokens, where the row has them.
+
+    Raises:
+        BadInput: a row's tokens are none of this tokenizer's, or their log-probabilities no numbers.
     """
     import pyarrow as pa
     from datasets import Dataset
@@ -68,16 +75,22 @@ def encode(
         known = states([row.input for row in some]) if states else [[]] * len(some)
         for row, prompt, state in zip(some, prompts, known, strict=True):
             answer = [tokens[row.output], end] if row.output in tokens else [*next(written), end]
+            said = row.tokens if topk else None
+            if said is not None:
+                _check_tokens(row.id, said, len(tokenizer))
+                answer = [*said.ids.tolist(), end]
             room = max_length - len(answer)
             if room < len(closing) + 3:
                 continue
             if len(prompt) > room:
                 prompt = [*prompt[: room - len(closing)], *closing]
             probs = [row.probs[label] for label in labels] if soft and row.probs and labels else []
-            yield {"prompt": prompt, "answer": answer, "probs": probs, "state": state}
+            best = {"top_ids": said.top_ids, "top_logps": said.logprobs} if said else {"top_ids": [], "top_logps": []}
+            yield {"prompt": prompt, "answer": answer, "probs": probs, "state": state, **best}
 
     integers, numbers = pa.list_(pa.int32()), pa.list_(pa.float32())
-    schema = pa.schema([("prompt", integers), ("answer", integers), ("probs", numbers), ("state", numbers)])
+    lists = {"prompt": integers, "answer": integers, "probs": numbers, "state": numbers, "top_ids": integers}
+    schema = pa.schema([*lists.items(), ("top_logps", pa.list_(pa.float16()))])
     if not cache.exists():
         cache.parent.mkdir(parents=True, exist_ok=True)
         unfinished = cache.with_suffix(".part")
@@ -86,7 +99,18 @@ def encode(
             while some := list(islice(source, 1024)):
                 stream.write_batch(pa.RecordBatch.from_pylist(list(encoded(some)), schema))
         unfinished.replace(cache)
-    return Dataset.from_file(str(cache))
+    read = Dataset.from_file(str(cache))
+    return read.with_format("numpy", columns=["top_ids", "top_logps"], output_all_columns=True) if topk else read
+
+
+def _check_tokens(row: str, said: TopTokens, vocabulary: int) -> None:
+    if not np.isfinite(said.logprobs).all():
+        raise BadInput(f"row {row}: a teacher's log-probability is no number; label again with a fresh ledger")
+    if len(said.ids) and max(said.ids.max(), said.top_ids.max()) >= vocabulary:
+        raise BadInput(
+            f"row {row}: token {max(said.ids.max(), said.top_ids.max())} of the teacher's is none of the student's "
+            f"{vocabulary:,}; `topk` needs the teacher's tokenizer"
+        )
 
 
 @dataclass
@@ -193,8 +217,8 @@ class Collator:
     """Batches of encoded rows.
 
     Returns:
-        input_ids, attention_mask, position_ids [B, T]; targets [B, C], `IGNORED` where there is none; probs [B, L] and
-        state [B, D], or absent.
+        input_ids, attention_mask, position_ids [B, T]; targets [B, C], `IGNORED` where there is none; probs [B, L],
+        state [B, D], top_ids and top_logps [B, C, K], or absent.
     """
 
     def __init__(self, pad: int, seed: int, clock: Clock, noise: Noise | None) -> None:
@@ -231,4 +255,24 @@ class Collator:
         for name in ("probs", "state"):
             if all(row[name] for row in rows):
                 batch[name] = torch.tensor([row[name] for row in rows])
+        if any(len(row["top_ids"]) for row in rows):
+            batch["top_ids"], batch["top_logps"] = _alternatives(rows, targets)
         return batch
+
+
+def _alternatives(rows: Sequence[dict[str, Any]], targets_BC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The teacher's tokens at every answer position, [B, C, K], and their log-probabilities.
+
+    Where it told none, as at the end token, the target alone is right.
+    """
+    kept = max(len(row["top_ids"]) // (len(row["answer"]) - 1) for row in rows if len(row["top_ids"]))
+    ids = targets_BC.clamp(min=0)[..., None].repeat(1, 1, kept)
+    logps = torch.full(ids.shape, -torch.inf)
+    logps[..., 0] = 0.0
+    for number, row in enumerate(rows):
+        told = len(row["answer"]) - 1
+        if len(row["top_ids"]):
+            start, width = ids.shape[1] - told - 1, len(row["top_ids"]) // told
+            ids[number, start:-1, :width] = torch.from_numpy(row["top_ids"].reshape(told, width)).long()
+            logps[number, start:-1, :width] = torch.from_numpy(row["top_logps"].reshape(told, width)).float()
+    return ids, logps

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..data.errors import BadInput
 from .config import Dense, Layers, count
-from .tokenizer import END, PAD, label_tokens
+from .tokenizer import label_tokens, turn_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
@@ -94,6 +94,7 @@ def build_dense(dense: Dense, tokenizer: PreTrainedTokenizerFast, labels: Sequen
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     shape = shape_for(count(dense.parameters), len(tokenizer), dense.layers, dense.intermediate)
+    end = turn_end(tokenizer)
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=shape.hidden,
@@ -104,8 +105,8 @@ def build_dense(dense: Dense, tokenizer: PreTrainedTokenizerFast, labels: Sequen
         head_dim=shape.head,
         max_position_embeddings=POSITIONS,
         tie_word_embeddings=True,
-        pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
-        eos_token_id=tokenizer.convert_tokens_to_ids(END),
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=end,
         bos_token_id=None,
         dtype=torch.float32,
     )

@@ -58,6 +58,15 @@ class Dense(Recipe):
     vocabulary: int | None = Field(None, ge=512, le=65536)
     """Tokens in the vocabulary; by default what suits the size."""
 
+    tokenizer: Literal["own", "teacher"] = "own"
+    """Learnt from the run's rows, or the labelling teacher's, which `topk` needs."""
+
+    @model_validator(mode="after")
+    def _one_vocabulary(self) -> Dense:
+        if self.tokenizer == "teacher" and self.vocabulary is not None:
+            raise fault("the teacher's tokenizer has a vocabulary of its own; remove one", "vocabulary")
+        return self
+
 
 class Layers(Recipe):
     """A decoder cut out of a teacher that runs in this process: its most important layers, heads, neurons and tokens.
@@ -94,8 +103,9 @@ class Hub(Recipe):
 class Train(Recipe):
     """How a student learns."""
 
-    method: list[Literal["sft"]] = Field(["sft"], min_length=1, max_length=1)
-    """Supervised fine-tuning on the teacher's answers."""
+    method: list[Literal["sft", "topk"]] = Field(["sft"], min_length=1, max_length=1)
+    """`sft`: fine-tuning on the teacher's answers. `topk`: on its likeliest tokens at each position of them, which the
+    label stage keeps where label.logprobs says how many; the student must read the teacher's tokens."""
 
     labels: Literal["auto", "soft", "hard"] = "auto"
     """Closed labels: the teacher's probabilities where it gave them (auto), always, or its first answer only."""

@@ -31,6 +31,7 @@ class Pretrained:
     """The model that a student begins as, with its tokenizer."""
 
     model: Any
+    """None where a student takes the tokenizer alone."""
     tokenizer: Any
     where: str
     """What a message begins with, such as `students.small.init`."""

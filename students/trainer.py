@@ -29,6 +29,7 @@ from .config import UNTRAINED, Hub, StudentRecipe, Train
 from .cut import Larger
 from .shortcut import last_states
 from .tokenizer import label_tokens, save_tokenizer
+from .topk import topk_loss
 from .weights import Source, TrainingRows, first_weights, keep_untrained
 
 CHECKPOINTS = 8
@@ -81,6 +82,7 @@ def train_student(
         max_length=student.train.max_length,
         cache=work / "train.arrow",
         states=begun.states if isinstance(begun, Larger) and rows.only_labels else None,
+        topk=student.train.method == ["topk"],
     )
     del begun  # training needs the memory
     if len(train_rows) == 0:
@@ -141,6 +143,7 @@ def validate(
         soft=False,
         max_length=recipe.max_length,
         cache=work / "validation.arrow",
+        topk=recipe.method == ["topk"],
     )
     if len(held_out) == 0:
         return 0.0, math.inf
@@ -198,8 +201,14 @@ class _StudentTrainer(SFTTrainer):  # type: ignore[misc]
         self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any
     ) -> torch.Tensor:
         targets, probs, wanted = inputs.pop("targets"), inputs.pop("probs", None), inputs.pop("state", None)
+        best = (inputs.pop("top_ids"), inputs.pop("top_logps")) if "top_ids" in inputs else None
         keep = targets.shape[1]
         with torch.autocast(targets.device.type, torch.bfloat16, enabled=self.args.bf16):
+            if best is not None:
+                states = model.get_decoder()(**inputs, use_cache=False).last_hidden_state[:, -keep:]
+                there = targets != IGNORED
+                head = model.get_output_embeddings().weight
+                return topk_loss(states[there], head, best[0][there], best[1][there])
             if not self._ours:
                 said = model(**inputs, use_cache=False, logits_to_keep=keep)
                 loss = answer_loss(said.logits, targets, probs, self._labels.to(targets.device))

@@ -40,6 +40,17 @@ def load_model(source: Path | str, revision: str, device: Any, where: str) -> tu
     return model.to(device).eval(), tokenizer
 
 
+def load_tokenizer(source: Path | str, revision: str, where: str) -> Any:
+    """The tokenizer alone, without running any code that came with it."""
+    import transformers as hf
+
+    given = {"revision": revision} if isinstance(source, str) else {}
+    try:
+        return hf.AutoTokenizer.from_pretrained(source, trust_remote_code=False, **given)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise _refusal(error, source, revision, where) from None
+
+
 def _attend_in_groups(model: Any) -> None:
     """For one new token, let heads that share keys ask together, where the library copies the keys for each head.
 

@@ -220,7 +220,11 @@ class LocalModel:
         text = {token: self.tokenizer.decode([token]) for token in distinct}
         return tuple(
             Token(
-                text[step[0]], values[0], tuple((text[t], value) for t, value in zip(step[1:], values[1:], strict=True))
+                text[step[0]],
+                values[0],
+                tuple((text[token], value) for token, value in zip(step[1:], values[1:], strict=True)),
+                step[0],
+                tuple(step[1:]),
             )
             for step, values in zip(ids, logps, strict=False)
         )

@@ -22,6 +22,7 @@ from ..data.errors import BadInput
 from ..data.rows import Answer, Failed, Prompt
 from ..data.teacher import Sampling
 from .kind import TeacherRecipe
+from .loading import load_tokenizer
 from .local import LocalModel
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -180,6 +181,10 @@ class TransformersTeacher:
         """The model and its tokenizer, loaded for a student that is cut from it and kept by nobody else."""
         local = self._load()
         return local.model, local.tokenizer
+
+    def tokenizer(self) -> Any:
+        """Its tokenizer, loaded without the model."""
+        return load_tokenizer(self._source, self._revision, self._where)
 
     def _loaded(self) -> LocalModel:
         if self._model is None:

@@ -22,6 +22,7 @@ from ..data.rows import Answer, Failed, Prompt
 from ..data.teacher import Sampling
 from .engine import FIXED, Engine
 from .kind import TeacherRecipe
+from .loading import load_tokenizer
 from .transformers import find_model, name_of
 
 _NO_OPTIONS = {"model", "revision", "tokenizer", "tokenizer_revision", "code_revision", "hf_token", *FIXED}
@@ -102,6 +103,10 @@ class VllmTeacher:
         if self._keeper is None:
             self._keeper = _Keeper(self._source, self._revision, self._arguments, self._where)
         return await self._keeper.answer(prompt, sampling)
+
+    def tokenizer(self) -> Any:
+        """Its tokenizer, loaded without the model."""
+        return load_tokenizer(self._source, self._revision, self._where)
 
     async def close(self) -> None:
         keeper, self._keeper = self._keeper, None

@@ -78,7 +78,7 @@ def test_the_shortcut_gives_the_logits_of_the_plain_forward_pass():
     model = build_dense(Dense(parameters="0.5M"), tokenizer, LABELS, 0).eval()
     prompts = [tokenizer(row.input)["input_ids"][: 3 + number] for number, row in enumerate(rows(6))]
     batch = Collator(tokenizer.pad_token_id, 0, Clock(), None)(
-        [{"prompt": prompt, "answer": [9, 1], "probs": [], "state": []} for prompt in prompts]
+        [{"prompt": prompt, "answer": [9, 1], "probs": [], "state": [], "top_ids": []} for prompt in prompts]
     )
     batch.pop("targets")
 
