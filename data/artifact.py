@@ -1,13 +1,14 @@
 """What a stage leaves: a folder named by what made it, Parquet shards, and a manifest written last.
 
 A folder with a manifest is finished and stays as it is; one without is where an interrupted stage goes on. Rows are
-partitioned by the hash of their id and cut every `SHARD_ROWS`, and each shard is named by its content, so the same rows
-give the same files on every machine.
+parted by side, so that the folder is a dataset with splits, then by the hash of their id, and cut every `SHARD_ROWS`;
+each shard is named by its content, so the same rows give the same files on every machine.
 """
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 
 PARTITIONS = 8
 SHARD_ROWS = 8192
+_TOGETHER = 256
+"""Rows that wait as Python objects before they are packed into columns, a tenth of the memory."""
+
+WHOLE = "part"
+"""Of rows that have no side."""
 
 
 class Artifact:
@@ -52,8 +58,8 @@ class Artifact:
         text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
         self.storage.replace(f"{self.path}/manifest.json", text.encode())
 
-    def rows(self, config: str) -> Iterator[dict[str, Any]]:
-        """Rows of one config, partition by partition, each in the order written.
+    def rows(self, config: str, *sides: str) -> Iterator[dict[str, Any]]:
+        """Rows of one config on the sides asked for, or on all; partition by partition, each in the order written.
 
         Raises:
             UnderstudyError: a shard is gone, or is not what was written.
@@ -64,6 +70,8 @@ class Artifact:
         manifest = self.manifest()
         assert manifest is not None, f"{self.path} is read before it is finished"
         for shard in manifest["shards"].get(config, ()):
+            if sides and side_of_shard(shard["path"]) not in sides:
+                continue
             try:
                 data = self.storage.read(f"{self.path}/{shard['path']}")
             except FileNotFoundError:
@@ -79,6 +87,40 @@ class Artifact:
         return UnderstudyError(
             f"{self.folder / name}: {found}; delete {self.folder} and run again: what was paid for is in the ledger"
         )
+
+
+class _Shard:
+    """Rows of one partition that are not written yet, packed by and by."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._packed: list[pa.RecordBatch] = []
+        self._waiting: list[Mapping[str, Any]] = []
+        self.rows = 0
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        self._waiting.append(row)
+        self.rows += 1
+        if len(self._waiting) == _TOGETHER:
+            self._pack()
+
+    def table(self) -> pa.Table:
+        """All of them, in one piece."""
+        import pyarrow as pa
+
+        self._pack()
+        return pa.Table.from_batches(self._packed, self._schema).combine_chunks()
+
+    def _pack(self) -> None:
+        import pyarrow as pa
+
+        self._packed.append(pa.RecordBatch.from_pylist(self._waiting, self._schema))
+        self._waiting = []
+
+
+def side_of_shard(path: str) -> str:
+    """The side whose rows a shard holds, by its path."""
+    return path.rpartition("/")[2].partition("-")[0]
 
 
 def _values(column: pa.Array) -> list[Any]:
@@ -114,37 +156,36 @@ class ShardWriter:
         self._artifact = artifact
         self._config = config
         self._schema = schema
-        self._open: list[list[Mapping[str, Any]]] = [[] for _ in range(PARTITIONS)]
-        self._shards: list[list[dict[str, Any]]] = [[] for _ in range(PARTITIONS)]
+        self._open: dict[tuple[str, int], _Shard] = {}
+        self._shards: defaultdict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
         self.rows = 0
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Add a row; its partition is decided by its ``id``."""
-        partition = int(digest(row["id"].encode())[:8], 16) % PARTITIONS
-        self._open[partition].append(row)
+    def add(self, row: Mapping[str, Any], side: str = WHOLE) -> None:
+        """Add a row; its partition is decided by its side and its ``id``."""
+        partition = side, int(digest(row["id"].encode())[:8], 16) % PARTITIONS
+        shard = self._open.setdefault(partition, _Shard(self._schema))
+        shard.add(row)
         self.rows += 1
-        if len(self._open[partition]) == SHARD_ROWS:
+        if shard.rows == SHARD_ROWS:
             self._cut(partition)
 
     def close(self) -> list[dict[str, Any]]:
         """Write what is open; returns path, rows and digest of every shard, in reading order."""
-        for partition, rows in enumerate(self._open):
-            if rows:
-                self._cut(partition)
-        return [shard for shards in self._shards for shard in shards]
+        for partition in list(self._open):
+            self._cut(partition)
+        return [shard for _, shards in sorted(self._shards.items()) for shard in shards]
 
-    def _cut(self, partition: int) -> None:
+    def _cut(self, partition: tuple[str, int]) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        rows, self._open[partition] = self._open[partition], []
-        written = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(rows, self._schema), written, compression="zstd", **self._encoding())
+        shard, written = self._open.pop(partition), pa.BufferOutputStream()
+        pq.write_table(shard.table(), written, compression="zstd", **self._encoding())
         data = written.getvalue().to_pybytes()
-        content = digest(data)
-        path = f"{self._config}/part-{partition:02d}-{content[:16]}.parquet"
+        content, (side, number) = digest(data), partition
+        path = f"{self._config}/{side}-{number:02d}-{content[:16]}.parquet"
         self._artifact.storage.replace(f"{self._artifact.path}/{path}", data)
-        self._shards[partition].append({"path": path, "rows": len(rows), "sha256": content})
+        self._shards[partition].append({"path": path, "rows": shard.rows, "sha256": content})
 
     def _encoding(self) -> dict[str, Any]:
         """Long lists of numbers by their bytes, which compresses them best; dictionaries for all else."""

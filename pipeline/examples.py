@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from ..data.artifact import Artifact, ShardWriter
+from ..data.artifact import WHOLE, Artifact, ShardWriter
 from ..data.errors import UnderstudyError
 from ..data.rows import Example, Failed, Rejected, Side, Source, TopTokens
 
@@ -100,20 +100,19 @@ class ExampleWriter:
             case Failed():
                 self._put("failed", {"id": row.id, "class": row.kind, "message": row.message})
             case _:
-                self._put("default", {"id": row.id, "side": row.side, "prompt": row.input, "completion": row.output})
-                self._put(
-                    "provenance",
-                    {"id": row.id, "root": row.root, "origin": row.origin, "strategy": row.strategy},
-                )
+                kept = {"id": row.id, "side": row.side, "prompt": row.input, "completion": row.output}
+                self._put("default", kept, row.side)
+                origin = {"id": row.id, "root": row.root, "origin": row.origin, "strategy": row.strategy}
+                self._put("provenance", origin, row.side)
                 if isinstance(row, Example):
-                    self._put("logprobs", {"id": row.id, "evidence": row.evidence, **_logprobs(row)})
+                    self._put("logprobs", {"id": row.id, "evidence": row.evidence, **_logprobs(row)}, row.side)
 
     def close(self) -> dict[str, list[dict[str, Any]]]:
         """Shards of every config that has rows."""
         return {config: shards for config, writer in self._writers.items() if (shards := writer.close())}
 
-    def _put(self, config: str, row: dict[str, Any]) -> None:
-        self._writers[config].add(row)
+    def _put(self, config: str, row: dict[str, Any], side: str = WHOLE) -> None:
+        self._writers[config].add(row, side)
 
 
 def _logprobs(row: Example) -> dict[str, Any]:
@@ -128,11 +127,9 @@ def _logprobs(row: Example) -> dict[str, Any]:
 
 def read_examples(artifact: Artifact, *sides: Side) -> Iterator[Example]:
     """The accepted rows of a stage on the sides asked for, or on all."""
-    configs = (artifact.rows(config) for config in ("default", "logprobs", "provenance"))
+    configs = (artifact.rows(config, *sides) for config in ("default", "logprobs", "provenance"))
     for row, soft, origin in zip(*configs, strict=True):
         assert row["id"] == soft["id"] == origin["id"], f"{artifact.path}: configs are out of step"
-        if sides and row["side"] not in sides:
-            continue
         probs = None
         if soft["labels"] is not None:
             probs = {label: math.exp(p) for label, p in zip(soft["labels"], soft["logprobs"], strict=True)}

@@ -30,7 +30,7 @@ from .strategies.kinds import Documents
 from .strategies.shelf import Shelf
 from .strategies.writer import Exchange, Overheard, Writer
 
-VERSION = 2
+VERSION = 3
 
 Written = Source | Rejected | Failed
 

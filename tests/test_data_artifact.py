@@ -162,3 +162,20 @@ def test_a_finished_folder_holds_shards_and_manifest_and_nothing_else(tmp_path):
     assert sorted(os.listdir(made.folder)) == ["default", "manifest.json"]
     assert all(name.startswith("part-") for name in os.listdir(made.folder / "default"))
     assert json.loads((made.folder / "manifest.json").read_text()) == made.manifest()
+
+
+def test_rows_of_one_side_are_read_from_its_own_shards(tmp_path):
+    made = artifact(tmp_path)
+    writer = ShardWriter(made, "default", SCHEMA)
+    for number in range(300):
+        writer.add(row(number), "train" if number % 3 else "test")
+    made.finish({"shards": {"default": writer.close()}})
+
+    held_out = {f"row-{number}" for number in range(0, 300, 3)}
+    assert {r["id"] for r in made.rows("default", "test")} == held_out
+    assert {r["id"] for r in made.rows("default", "train", "test")} == {f"row-{number}" for number in range(300)}
+    assert {path.partition("/")[2].partition("-")[0] for path in shards(made)} == {"train", "test"}
+    for path in shards(made):  # another side's file is not even opened
+        if "/train-" in path:
+            (made.folder / path).unlink()
+    assert {r["id"] for r in made.rows("default", "test")} == held_out
