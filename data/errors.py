@@ -6,6 +6,7 @@
     +-- TeacherUnreachable   5   resumable
     +-- NotEnoughData        6
     +-- Locked               7   resumable
+    +-- PublishFailed        8   resumable
     +-- TooManyFailed        9   resumable
 
 A message is one line: where, what was found, what was expected, what to do. Each error takes one message and nothing
@@ -47,6 +48,12 @@ class Locked(UnderstudyError):
     """Another run of this recipe holds this root."""
 
     exit_code = 7
+
+
+class PublishFailed(UnderstudyError):
+    """What was made could not be put where others find it; it is kept."""
+
+    exit_code = 8
 
 
 class TooManyFailed(UnderstudyError):

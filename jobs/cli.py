@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,16 @@ def _run(run: Run, until: str | None, gate: bool) -> int:
     """Run to a stage, say what came of it, and return the exit code."""
     from ..pipeline.run import run_stages
 
-    manifests = run_stages(run, until)
+    publishes = until in (None, "publish") and run.recipe.publish is not None
+    made = run_stages(run, ("evaluate" if run.recipe.students else "curate") if publishes else until)
+    code = _say_what_came(run, made)
+    if publishes:  # last: what cannot be published is proved all the same
+        run_stages(run, "publish")
+    return code if gate else 0
+
+
+def _say_what_came(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> int:
+    """The verdict where there is one, else where the last stage's rows are; returns the exit code."""
     if "evaluate" not in manifests:
         last = list(manifests)[-1]
         folder = f"{last.partition(':')[0]}-{manifests[last]['fingerprint']}"
@@ -39,7 +48,7 @@ def _run(run: Run, until: str | None, gate: bool) -> int:
         run.reporter.say(line)
     run.reporter.say(f"report: {run.storage.local(run.recipe.name)}/report.html")
     run.reporter.event("verdict", **report["verdict"], margin=report["margin"])
-    return EXIT_CODES[report["verdict"]["decision"]] if gate else 0
+    return EXIT_CODES[report["verdict"]["decision"]]
 
 
 def _asking(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -138,6 +147,37 @@ _stage_command("label", "Have a teacher answer every input.")
 _stage_command("curate", "Choose the rows that a student may learn from.")
 _stage_command("train", "Train the students.")
 _stage_command("evaluate", "Judge the students against the teacher.")
+
+
+@recipe_command(
+    "Put the dataset, and a student that passed, on a hub or under a URL, as the recipe's `publish` section says.",
+    example="understudy publish jobs/tickets/recipe.yaml --dry-run",
+)
+@_asking
+@click.option("--dry-run", is_flag=True, help="Say what would be sent, write its cards, and send nothing.")
+def publish(
+    recipe: Path,
+    root: Path | None,
+    overrides: Sequence[str],
+    events: bool,
+    no_gate: bool,
+    dry_run: bool,
+    **where: Any,
+) -> int:
+    with opened_run(recipe, root, overrides, events, _executor(**where)) as opened:
+        if not dry_run:
+            return _run(opened, "publish", not no_gate)
+        from ..pipeline.publish import rehearse
+        from ..pipeline.run import artifacts
+
+        placed = artifacts(opened)
+        if "publish" not in placed:
+            raise BadInput(f"{recipe}: no `publish:` section; add one")
+        made = {key: placed[key][1] for key in placed["publish"][0].inputs}
+        if undone := [key for key, artifact in made.items() if artifact.manifest() is None]:
+            raise BadInput(f"{recipe}: {undone[0]} is not done yet; `understudy run {recipe}` does it")
+        rehearse(opened, made)
+    return 0
 
 
 @recipe_command("Show which stages are done and what they hold.", example="understudy status jobs/tickets/recipe.yaml")

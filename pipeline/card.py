@@ -1,18 +1,17 @@
 """card.md: the proof of a run as a model card, Markdown for a hub with the scores where its programs look for them.
 
-The front matter holds the hub's `model-index`. Every string in it stands in double quotes, because YAML 1.1, which
-Python reads cards with, and YAML 1.2, which browsers do, disagree on what is one: a test named `no` would be false. No
-licence is written: whose the answers are, the run does not know.
+The front matter holds the hub's `model-index`. No licence is written but the one that the recipe publishes under: whose
+the answers are, the run does not know.
 """
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .charts import Report, further
+from .markdown import LONGEST, front_matter, plain, table
 from .words import (
     between,
     chance,
@@ -32,9 +31,6 @@ from .words import (
 _WORST = 5
 """Slices on the card; the page has them all."""
 
-_LONGEST = 80
-"""Characters of a name that others gave."""
-
 _HUB_NAMES = {
     "exact": "exact_match",
     "numeric": "exact_match",
@@ -46,37 +42,25 @@ _HUB_NAMES = {
 """What the hub calls a metric, where it has another name for it."""
 
 
-def model_card(report: Report) -> str:
-    """The card of the judged student."""
+def model_card(report: Report, licence: str | None = None) -> str:
+    """The card of the judged student.
+
+    Args:
+        licence: what it is published under.
+    """
     parts = (_head, _scores, _comparisons, _slices, _limits, _provenance)
     body = "\n\n".join(text for part in parts if (text := "\n".join(part(report)).strip()))
-    return f"---\n{_front(report)}---\n\n{body}\n"
+    return f"{_front(report, licence)}\n{body}\n"
 
 
-def _front(report: Report) -> str:
-    """The front matter."""
-    from ruamel.yaml import YAML
-
+def _front(report: Report, licence: str | None) -> str:
     found: dict[str, Any] = {"library_name": "transformers", "tags": ["understudy", "distillation"]}
+    if licence:
+        found["license"] = licence
     if results := _results(report):
         name = f"{report['name']} {report['verdict']['student']}"
         found["model-index"] = [{"name": name, "results": results}]
-    yaml, text = YAML(), io.StringIO()
-    yaml.width = 1_000_000  # a folded string is harder to read, and some readers get it wrong
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    yaml.dump(_quoted(found), text)
-    return text.getvalue()
-
-
-def _quoted(value: Any) -> Any:
-    """The same with every string on one line and in double quotes, keys apart."""
-    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
-
-    if isinstance(value, str):
-        return DoubleQuotedScalarString(" ".join(value.encode("utf-8", "replace").decode().split()))
-    if isinstance(value, dict):
-        return {key: _quoted(part) for key, part in value.items()}
-    return [_quoted(part) for part in value] if isinstance(value, list) else value
+    return front_matter(found)
 
 
 def _results(report: Report) -> list[dict[str, Any]]:
@@ -108,13 +92,13 @@ def _slug(text: str) -> str:
 
 def _head(report: Report) -> Iterator[str]:
     verdict = report["verdict"]
-    yield f"# {_plain(report['name'])}" + (f": {_plain(verdict['student'])}" if verdict else "")
+    yield f"# {plain(report['name'])}" + (f": {plain(verdict['student'])}" if verdict else "")
     yield ""
-    yield f"**{_plain(first_line(report), 10 * _LONGEST)}**"
+    yield f"**{plain(first_line(report), 10 * LONGEST)}**"
     if verdict:
-        reason = _plain(verdict["reason"], 10 * _LONGEST)
+        reason = plain(verdict["reason"], 10 * LONGEST)
         yield ""
-        yield f"On {_plain(verdict['test'])}, {reason}. The margin is {report['margin']:g} points."
+        yield f"On {plain(verdict['test'])}, {reason}. The margin is {report['margin']:g} points."
 
 
 def _scores(report: Report) -> Iterator[str]:
@@ -126,11 +110,11 @@ def _scores(report: Report) -> Iterator[str]:
             continue
         metric = measure(next(iter(models.values()))["score"][test]["metric"])
         roots = "" if facts["roots"] == facts["rows"] else f" of {whole(facts['roots'])} roots"
-        yield from (f"## Scores on {_plain(test)}", "")
+        yield from (f"## Scores on {plain(test)}", "")
         gold = "gold" if facts["gold"] else "no gold"
-        yield f"{whole(facts['rows'])} rows{roots}, {gold}: {_plain(facts['source'])}."
+        yield f"{whole(facts['rows'])} rows{roots}, {gold}: {plain(facts['source'])}."
         yield ""
-        yield from _table(
+        yield from table(
             ["model", metric, "90% interval", *(measure(name) for name in measures), *_COSTS],
             [_model(name, model, test, measures) for name, model in models.items()],
         )
@@ -167,7 +151,7 @@ def _comparisons(report: Report) -> Iterator[str]:
     rows = [["teacher", test, gap] for test, gap in report["difference"].items()]
     rows += [[name, test, gap] for name, tests in report["against"].items() for test, gap in tests.items()]
     yield from ("## The student against the others", "")
-    yield from _table(
+    yield from table(
         ["against", "test", "points", "90% interval", "p", "method"],
         [
             [name, test, signed(gap["value"]), between(gap), chance(gap["p"], ""), gap["method"]]
@@ -175,7 +159,7 @@ def _comparisons(report: Report) -> Iterator[str]:
         ],
     )
     yield ""
-    yield from (f"- {_plain(test)}: {line}." for test in report["difference"] for line in _kept(report, test))
+    yield from (f"- {plain(test)}: {line}." for test in report["difference"] for line in _kept(report, test))
     if wrong := report["mistakes"]:
         copied, differ, new = (whole(wrong[kind]) for kind in ("copied", "differ", "new"))
         yield f"- Wrong answers: {copied} that the teacher gives too, {differ} where it is wrong otherwise, {new} new."
@@ -204,7 +188,7 @@ def _slices(report: Report) -> Iterator[str]:
     if not report["slices"]:
         return
     yield from ("## Where it loses most", "")
-    yield from _table(
+    yield from table(
         ["slice", "rows", "student", "teacher", "points", "90% interval", "p, corrected"],
         [
             [
@@ -229,24 +213,24 @@ def _limits(report: Report) -> Iterator[str]:
     yield from ("## Limits", "")
     verdict = report["verdict"]
     if verdict:
-        yield f"- The verdict is about rows like those of the test {_plain(verdict['test'])}, and about no others."
+        yield f"- The verdict is about rows like those of the test {plain(verdict['test'])}, and about no others."
     if verdict and verdict["reference"] == "teacher":
         yield "- There is no gold: a wrong answer of the teacher that the student copies counts as right."
     if report["good_enough"]:
-        names = ", ".join(_plain(part["name"]) for part in report["good_enough"])
+        names = ", ".join(plain(part["name"]) for part in report["good_enough"])
         yield f"- Without a student, this may stand in for the teacher too, and costs less: {names}."
     if report["judge"]:
         yield from _judged(report["judge"])
     if report["curve"] and report["curve"]["next"]:
-        yield f"- {_plain(worth(report['curve']['next']), 2 * _LONGEST)}"
+        yield f"- {plain(worth(report['curve']['next']), 2 * LONGEST)}"
     if probe := report["capacity"]:
-        yield f"- {held_back(probe['decision'])}: {_plain(probe['reason'], 10 * _LONGEST)}."
-    yield from (f"- {_plain(note, 10 * _LONGEST)}" for note in report["notes"])
+        yield f"- {held_back(probe['decision'])}: {plain(probe['reason'], 10 * LONGEST)}."
+    yield from (f"- {plain(note, 10 * LONGEST)}" for note in report["notes"])
 
 
 def _judged(judge: Mapping[str, Any]) -> Iterator[str]:
     flipped = f"{points(judge['flipped']['value'])}% of {whole(judge['pairs'])} pairs ({interval(judge['flipped'])})"
-    yield f"- The judge is {_plain(judge['teacher'])}; the order alone decided {flipped}."
+    yield f"- The judge is {plain(judge['teacher'])}; the order alone decided {flipped}."
     yield f"- {whole(judge['left_out'])} rows are left out, because the judge said nothing of them that can be read."
     if judge["is_the_teacher"]:
         yield "- **The judge is the teacher itself**: this says how much the student sounds like its judge."
@@ -255,30 +239,12 @@ def _judged(judge: Mapping[str, Any]) -> Iterator[str]:
 def _provenance(report: Report) -> Iterator[str]:
     origin, spend = report["provenance"], report["spend"]
     yield from ("## Provenance", "")
-    yield f"- Teacher: {_plain(origin['teacher'])}"
+    yield f"- Teacher: {plain(origin['teacher'])}"
     yield f"- Evaluated: {report['created']}"
-    yield f"- Recipe: `{_plain(origin['recipe_fingerprint'])}`"
-    yield from (f"- Stage {_plain(stage)}: `{_plain(print_)}`" for stage, print_ in origin["stages"].items())
-    yield from (f"- Seeds of {_plain(name)}: {', '.join(map(str, seeds))}" for name, seeds in origin["seeds"].items())
-    yield "- Versions: " + ", ".join(
-        f"{_plain(package)} {_plain(said)}" for package, said in origin["versions"].items()
-    )
+    yield f"- Recipe: `{plain(origin['recipe_fingerprint'])}`"
+    yield from (f"- Stage {plain(stage)}: `{plain(print_)}`" for stage, print_ in origin["stages"].items())
+    yield from (f"- Seeds of {plain(name)}: {', '.join(map(str, seeds))}" for name, seeds in origin["seeds"].items())
+    yield "- Versions: " + ", ".join(f"{plain(package)} {plain(said)}" for package, said in origin["versions"].items())
     yield f"- Machine: {origin['machine']['cores']} cores"
-    paid = "" if spend["usd"] is None else f", {_plain(usd(spend['usd']))}"
+    paid = "" if spend["usd"] is None else f", {plain(usd(spend['usd']))}"
     yield f"- Asked of the teacher: {whole(spend['requests'])} requests{paid}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A Markdown table, without the columns of which nothing is known; all but the first are figures."""
-    kept = [place for place in range(len(header)) if any(row[place] for row in rows)]
-    lines = [f"| {' | '.join(_plain(line[place]) for place in kept)} |" for line in (header, *rows)]
-    yield from (lines[0], f"|---|{'---:|' * (len(kept) - 1)}", *lines[1:])
-
-
-def _plain(text: str, longest: int = _LONGEST) -> str:
-    """Text as text: no Markdown, no HTML, on one line."""
-    line = " ".join(text.split())
-    if len(line) > longest:
-        line = line[:longest] + "\N{HORIZONTAL ELLIPSIS}"
-    line = re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", line)
-    return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from ..data.config import Recipe
+from ..data.config import Recipe, fault
 from ..data.duplicates import DuplicateRecipe
 from ..data.teacher import Sampling
 from .strategies.kinds import Attributes, Contrast, Documents, Evolve, SelfInstruct
@@ -19,6 +20,11 @@ AnyStrategy = Annotated[
     SelfInstruct | Attributes | Evolve | Contrast | Documents | Magpie | EvolInstruct | ClassificationData,
     Field(discriminator="kind"),
 ]
+
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://.")
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+_FORBIDS = re.compile(r"(^|[^a-z])(nd|no[ -]?(deriv|train)\w*|no[ -]?ai)([^a-z]|$)")
 
 
 class Prompts(Recipe):
@@ -152,6 +158,61 @@ class EvaluateStage(Recipe):
     curve: bool = False
     """Train the judged student on parts of the rows too, and on a few by heart: what more rows are worth, and whether
     the student has room for them. About as much training again, where it is short twice as much."""
+
+
+class PublishStage(Recipe):
+    """Where the dataset and the student go; without this section nothing leaves this machine."""
+
+    dataset: str | None = None
+    """`org/name` on a hub, or a URL such as s3://bucket/prefix."""
+
+    model: str | None = None
+    """The same for the judged student."""
+
+    private: bool = True
+    """Of a repository that is made for it; one that is there stays as it is."""
+
+    when: Literal["pass", "always"] = "pass"
+    """The student is published where it passed, or whatever the verdict."""
+
+    license: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
+    """What it is published under, as the hub spells licences: apache-2.0, cc-by-4.0, other."""
+
+    sources: dict[str, str] = Field(default_factory=dict)
+    """Licences of what it was made from, by name: they stand on the card."""
+
+    terms: str | None = None
+    """What else holds for whoever uses it, such as the terms of the teacher's provider."""
+
+    @field_validator("dataset", "model")
+    @classmethod
+    def _can_be_published_to(cls, place: str | None) -> str | None:
+        if place is None or _URL.match(place):
+            return place
+        if not _REPOSITORY.fullmatch(place) or ".." in place or "--" in place or place.endswith(".git"):
+            found = f"'{place}' is neither a repository of a hub nor a URL"
+            raise ValueError(f"{found}; expected org/name of letters, digits, '-', '_' and '.', or s3://bucket/prefix")
+        return place
+
+    @field_validator("sources")
+    @classmethod
+    def _may_be_learnt_from(cls, sources: dict[str, str]) -> dict[str, str]:
+        for name, licence in sources.items():
+            if _FORBIDS.search(licence.lower()):
+                raise fault(
+                    f"licence '{licence}' forbids works derived from it, which labels and students are; leave the "
+                    "source out, or write the licence that you were given",
+                    name,
+                )
+        return sources
+
+    @model_validator(mode="after")
+    def _something_goes_somewhere(self) -> PublishStage:
+        if self.dataset is None and self.model is None:
+            raise ValueError("names neither `dataset` nor `model`, so there is nothing to publish; add one")
+        if self.dataset == self.model and self.dataset and "://" in self.dataset:
+            raise fault("is the place of the dataset too; choose another", "model")
+        return self
 
 
 class Budget(Recipe):

@@ -20,7 +20,7 @@ from ..data.fingerprint import canonical, fingerprint
 from ..data.sides import Split
 from ..students.config import Dense, Layers, StudentRecipe
 from ..teachers.config import AnyTeacher
-from .config import Budget, CurateStage, EvaluateStage, GenerateStage, LabelStage, Prompts
+from .config import Budget, CurateStage, EvaluateStage, GenerateStage, LabelStage, Prompts, PublishStage
 from .tasks import Classify, Extract, Generate
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -54,6 +54,7 @@ class JobRecipe(Recipe):
     student: StudentRecipe | None = Field(None, exclude=True)
     """Short form of `students` for one; empty once it is read."""
     evaluate: EvaluateStage = EvaluateStage()
+    publish: PublishStage | None = None
     budget: Budget | None = None
     max_failed: float = Field(0.01, ge=0, le=1)
     """Share of a stage's rows that may fail before the run stops."""
@@ -122,6 +123,8 @@ class JobRecipe(Recipe):
         if judged is not None and judged not in self.students:
             defined = ", ".join(self.students) or "none"
             raise fault(f"'{judged}' is no student of this recipe; defined: {defined}", "evaluate", "student")
+        if self.publish is not None and self.publish.model and not self.students:
+            raise fault("names a place for a student, and the recipe has none; add a `student:` section", "publish")
         if self.budget is not None:
             for name, teacher in self.teachers.items():
                 if teacher.kind == "openai" and teacher.price is None:

@@ -24,7 +24,7 @@ from ..data.fingerprint import fingerprint
 from ..data.lock import Lock
 from ..data.sources import expand, inputs_fingerprint, unlabeled_fingerprint
 from ..students.config import Hub, Layers
-from . import curate, curve, evaluate, generate, label, train
+from . import curate, curve, evaluate, generate, label, publish, train
 from .ask import label_values
 from .config import GenerateStage
 from .context import Run, versions
@@ -32,7 +32,7 @@ from .outcome import Outcome
 from .strategies.kinds import Documents
 from .strategies.tasks import TaskStrategy
 
-STAGES = ("generate", "label", "curate", "train", "curve", "evaluate")
+STAGES = ("generate", "label", "curate", "train", "curve", "evaluate", "publish")
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,12 @@ def stages(run: Run) -> list[Stage]:
             "students": list(recipe.students),
         }
         found.append(Stage("evaluate", evaluate.VERSION, made_from, ("curate", *trained), _evaluate))
+    if recipe.publish is not None:
+        made_from = {"publish": recipe.publish.model_dump(), "margin": recipe.evaluate.margin}
+        made_of = tuple(stage.key for stage in found)
+        found.append(
+            Stage("publish", publish.VERSION, made_from, made_of, lambda run, _, given: publish.publish(run, given))
+        )
     return found
 
 
@@ -299,7 +305,7 @@ def _needed(placed: Mapping[str, tuple[Stage, Artifact]], until: str | None, rec
         return list(placed)
     ends = [key for key, (stage, _) in placed.items() if stage.name == until]
     if not ends:
-        missing = "generate" if until == "generate" else "student"
+        missing = until if until in ("generate", "publish") else "student"
         raise BadInput(f"{recipe}: no `{missing}:` section, which '{until}' needs; add one")
     needed = set(ends)
     for key in reversed(list(placed)):

@@ -1,0 +1,162 @@
+"""A repository on a hub: one commit that adds what is new and removes what is gone, and a tag on it.
+
+`upload_folder` and `push_to_hub` were weighed and left out: they make several commits of many files, so that a reader
+can see half a dataset, and neither survives a commit by somebody else. One `create_commit` on a known parent does, but
+the client never repeats it: that is done here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from .errors import PublishFailed
+from .publication import Files, Published, content_of, sha256_of, size_of
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+_TRIES = 6
+_PASSING = (408, 409, 412, 429, 500, 502, 503, 504)
+"""What may be otherwise in a moment; 412 is a commit by somebody else between our look and ours."""
+
+_LONGEST_PAUSE = 30.0
+
+Result = TypeVar("Result")
+
+
+class HubRepository:
+    """A dataset or a model on a hub, under the token that HF_TOKEN or a login gives.
+
+    Args:
+        name: `org/name`.
+        ours: folders that hold nothing but what we publish; a file of them that is published no more is removed, and
+            whatever else somebody keeps in the repository stays.
+        endpoint: the hub; by default what HF_ENDPOINT names.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        kind: Literal["dataset", "model"],
+        *,
+        private: bool,
+        ours: Iterable[str] = (),
+        endpoint: str | None = None,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.name = name
+        self._kind: str = kind
+        self._private = private
+        self._ours = tuple(f"{folder}/" for folder in ours)
+        self._endpoint = endpoint
+        self._pause = pause
+
+    def publish(self, files: Files, tag: str, note: str) -> Published:
+        """See `Place`. The repository is made where there is none."""
+        from huggingface_hub import HfApi
+        from huggingface_hub.utils.tqdm import disable_progress_bars
+
+        if not sys.stderr.isatty():
+            disable_progress_bars()
+        api = HfApi(self._endpoint, library_name="understudy")
+        self._patiently(lambda: api.create_repo(self.name, repo_type=self._kind, private=self._private, exist_ok=True))
+        revision, sent = self._patiently(lambda: self._commit(api, files, note))
+        there = self._patiently(lambda: self._files(api, revision))
+        if wrong := sorted(path for path, content in files.items() if not _same(there.get(path), content)):
+            raise PublishFailed(f"{self.name}: {wrong[0]} is not there as it was sent, at commit {revision}; run again")
+        self._patiently(lambda: self._tag(api, tag, revision))
+        folder = "datasets/" if self._kind == "dataset" else ""
+        return Published(f"{api.endpoint}/{folder}{self.name}/tree/{tag}", revision, sent, len(files) - sent)
+
+    def _commit(self, api: HfApi, files: Files, note: str) -> tuple[str, int]:
+        """Bring the branch to these files; returns the commit that has them, and how many were sent.
+
+        Where an answer was lost on its way and the commit was made, the next try finds nothing to change.
+        """
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        head = str(api.repo_info(self.name, repo_type=self._kind, revision="main").sha)
+        there = self._files(api, head)
+        new = [path for path, content in files.items() if not _same(there.get(path), content)]
+        gone = [path for path in there if path.startswith(self._ours) and path not in files] if self._ours else []
+        if not new and not gone:
+            return head, 0
+        operations: list[Any] = [CommitOperationAdd(path, _given(files[path])) for path in new]
+        operations += [CommitOperationDelete(path) for path in gone]
+        made = api.create_commit(
+            self.name, operations, commit_message=note, repo_type=self._kind, revision="main", parent_commit=head
+        )
+        return str(made.oid), len(new)
+
+    def _files(self, api: HfApi, revision: str) -> dict[str, RepoFile]:
+        from huggingface_hub.hf_api import RepoFile
+
+        tree = api.list_repo_tree(self.name, repo_type=self._kind, revision=revision, recursive=True)
+        return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+
+    def _tag(self, api: HfApi, tag: str, revision: str) -> None:
+        """Put the tag on the commit; one that stands elsewhere names the same rows with an older card."""
+        tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(self.name, repo_type=self._kind).tags}
+        if tags.get(tag) == revision:
+            return
+        if tag in tags:
+            api.delete_tag(self.name, tag=tag, repo_type=self._kind)
+        api.create_tag(self.name, tag=tag, revision=revision, repo_type=self._kind)
+
+    def _patiently(self, work: Callable[[], Result]) -> Result:
+        """Try again what may pass; what will not is one line.
+
+        Raises:
+            PublishFailed: refused, or still failing at the end.
+        """
+        from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
+
+        wait = 1.0
+        for number in range(1, _TRIES + 1):
+            try:
+                return work()
+            except HfHubHTTPError as error:
+                status = error.response.status_code
+                if status not in _PASSING or number == _TRIES:
+                    raise self._refused(status, error) from None
+                told = error.response.headers.get("Retry-After", "")
+                self._pause(float(told) if told.isdigit() else wait)
+            except (HTTPError, ConnectionError, RuntimeError) as error:  # lost on the way; by Xet; a file by LFS
+                if number == _TRIES:
+                    said = f"the hub cannot be reached ({_one_line(error)})"
+                    raise PublishFailed(f"{self.name}: {said}; run again: what arrived is not sent twice") from None
+                self._pause(wait)
+            wait = min(2 * wait, _LONGEST_PAUSE)
+        raise AssertionError("the last try returns or raises")
+
+    def _refused(self, status: int, error: Exception) -> PublishFailed:
+        from huggingface_hub.errors import LocalTokenNotFoundError
+
+        if status in (401, 403) or isinstance(error, LocalTokenNotFoundError):
+            found = f"{self.name}: the hub refuses ({status})"
+            return PublishFailed(f"{found}; set HF_TOKEN to a token that may write there, and run again")
+        return PublishFailed(f"{self.name}: the hub answers {status} ({_one_line(error)}); run again later")
+
+
+def _given(content: bytes | Path) -> bytes | str:
+    return content if isinstance(content, bytes) else str(content)
+
+
+def _same(there: RepoFile | None, content: bytes | Path) -> bool:
+    """Whether a file of the hub's holds this content: by SHA-256 for a large one, else as git names it."""
+    if there is None or there.size != size_of(content):
+        return False
+    if there.lfs is not None:
+        return bool(there.lfs.sha256 == sha256_of(content))
+    data = content_of(content)
+    return bool(there.blob_id == hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest())
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
