@@ -143,6 +143,8 @@ class Example:
     """How a teacher came to write the input; empty where nobody wrote it."""
     tokens: TopTokens | None = None
     """The output as the teacher wrote it, where it told its tokens."""
+    agreement: float | None = None
+    """Share of the teacher's answers that say this output, where it gave several."""
 
 
 def message_dicts(messages: tuple[Message, ...]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from ..data.duplicates import fold
 from ..data.errors import BudgetReached, UnderstudyError
 from ..data.rows import Answer, Example, Failed, Prompt, Rejected, Source, TopTokens
 from ..data.teacher import Sampling, Teacher
@@ -130,15 +131,20 @@ class Labeler:
         if not outputs:
             assert fault is not None
             return fault
-        votes = Counter(outputs)  # of equal counts the one drawn first stays first
-        output = votes.most_common(1)[0][0]
+        votes = Counter(map(self._vote, outputs))  # of equal counts the one drawn first stays first
+        winner, count = votes.most_common(1)[0]
+        output = next(output for output in outputs if self._vote(output) == winner)
         if self.samples > 1 and self.recipe.labels:
             evidence = "samples"
             probs = vote_shares(votes, list(self.recipe.labels))
         return Example(
             source.id, source.input, output, source.root, source.side, source.origin, probs, evidence, source.strategy,
-            tokens.get(output),
+            tokens.get(output), count / len(outputs) if self.samples > 1 else None,
         )  # fmt: skip
+
+    def _vote(self, output: str) -> str:
+        """What an output counts for: labels and JSON stand in one spelling, free text by its words."""
+        return output if self.recipe.labels or self.recipe.schema_text else fold(output)
 
     async def ask(self, source: Source, draw: int) -> Answer | Failed:
         """One draw. A repeated greedy draw would repeat its fault, so retries are sampled."""

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ..data.config import Recipe, fault
 from ..data.duplicates import DuplicateRecipe
+from ..data.filters import AnyFilter
 from ..data.teacher import Sampling
 from .strategies.kinds import Attributes, Contrast, Documents, Evolve, SelfInstruct
 from .strategies.tasks import ClassificationData, EvolInstruct, Magpie
@@ -44,6 +45,9 @@ class Prompts(Recipe):
 
     judge: str | None = None
     """What a judging teacher reads."""
+
+    rubric: str | None = None
+    """What a teacher reads that scores rows."""
 
 
 class GenerateStage(Recipe):
@@ -128,10 +132,42 @@ class LabelStage(Recipe):
         return Sampling(temperature=self.temperature, max_tokens=self.max_tokens, logprobs=self.logprobs)
 
 
+class Decontaminate(Recipe):
+    """What rows are compared with, so that nothing is learnt from a test: its gold tests, the test side, and files."""
+
+    files: list[str] = Field(default_factory=list)
+    """Benchmarks of others, each a file or pattern with a column `input` or `text`."""
+
+
+class RubricRecipe(Recipe):
+    """A teacher that scores rows."""
+
+    teacher: str
+    """Its name under `teachers`."""
+
+    rubric: str = Field(min_length=1)
+    """What a good output is, in the words that the judge reads."""
+
+    minimum: int = Field(4, ge=2, le=5)
+    """The lowest score, of 1 to 5, with which a row is kept."""
+
+
 class CurateStage(Recipe):
     """Which labelled rows a student may learn from."""
 
+    filters: list[AnyFilter] = Field(default_factory=list)
+    """Checks of single rows, in order."""
+
+    agreement: float | None = Field(None, gt=0, le=1)
+    """Least share of a row's draws that gave the answer that was taken; label.samples says how many there are."""
+
+    decontaminate: Decontaminate | None = Decontaminate()
+    """null compares with nothing but copies of test rows."""
+
     duplicates: DuplicateRecipe = DuplicateRecipe()
+
+    judge: RubricRecipe | None = None
+    """Asked about what all else leaves."""
 
 
 class EvaluateStage(Recipe):

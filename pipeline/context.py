@@ -141,6 +141,10 @@ class Run:
     def judge_template(self) -> Template:
         return load_template("judge", self.recipe.prompts.judge, self.folder)
 
+    @cached_property
+    def rubric_template(self) -> Template:
+        return load_template("rubric", self.recipe.prompts.rubric, self.folder)
+
     def writing_template(self, kind: str) -> Template:
         """What a strategy of our own asks with."""
         if kind not in self._writing:

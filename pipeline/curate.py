@@ -1,57 +1,166 @@
 """Stage: which labelled rows a student may learn from.
 
-Exact and near duplicates go, the first of its kind staying. Rows are looked at side by side, test first, so a training
-row that repeats one held out, or a gold test row, is the one that is dropped: nothing that is judged on is learnt from.
+Rows are looked at side by side, test first, so a training row that repeats one held out is the one that is dropped:
+nothing that is judged on is learnt from. What costs nothing comes first: filters, agreement, leaks, duplicates. A judge
+is asked about what is left. What makes rows easier, agreement and the judge, leaves the test side alone.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 from ..data.artifact import Artifact
+from ..data.contamination import Contamination
 from ..data.duplicates import Duplicates
 from ..data.errors import NotEnoughData
-from ..data.rows import Example, Rejected, Side
+from ..data.filters import built
+from ..data.rows import Example, Failed, Rejected, Side
+from ..data.sources import read_pairs
 from .context import Run
 from .examples import ExampleWriter, read_examples
-from .outcome import Outcome
+from .executor import ask_all
+from .outcome import Outcome, refuse_too_many_failed
+from .rubric import SCORES, AskRubric
 
 VERSION = 3
 
 _ORDER: tuple[Side, ...] = ("test", "validation", "calibration", "train")
 
+_HELD_OUT = "held out"
+"""What the test side is called beside tests that have names."""
+
+_PAIRS = 5
+"""Leaks of each test that the manifest shows."""
+
 
 def curate(run: Run, artifact: Artifact, labelled: Artifact) -> Outcome:
-    """Drop what repeats; refuse a training side that is empty."""
-    known = Duplicates(run.recipe.curate.duplicates)
-    for name, rows in run.gold().items():
-        for judged in rows:
-            known.seen(f"gold/{name}/{judged.id}", judged.input)
+    """Drop what may not be learnt from, with the reason; refuse a training side that is empty."""
+    sieve = Sieve(run)
     writer = ExampleWriter(artifact)
     sides: Counter[str] = Counter()
     outputs: Counter[str] = Counter()
     manifest = labelled.manifest()
     assert manifest is not None
-    with run.reporter.track("curate", manifest["rows"]["accepted"]) as tracker:
+
+    def keep(row: Example | Rejected | Failed) -> None:
+        writer.add(row)
+        if isinstance(row, Example):
+            sides[row.side] += 1
+            outputs[row.output] += 1
+
+    def rows() -> Iterator[Example]:
         for side in _ORDER:
-            for row in read_examples(labelled, side):
-                kept = _decide(row, known)
-                writer.add(kept)
-                tracker.advance()
-                if isinstance(kept, Example):
-                    sides[side] += 1
-                    outputs[row.output] += 1
+            yield from read_examples(labelled, side)
+
+    sound: set[str] = set()
+    """Ids of rows for the judge."""
+    with run.reporter.track("curate", manifest["rows"]["accepted"]) as tracker:
+        for row in rows():
+            decided = sieve.decide(row)
+            tracker.advance()
+            if run.recipe.curate.judge and row.side != "test" and isinstance(decided, Example):
+                sound.add(row.id)
+            else:
+                keep(decided)
+    judged = _judge(run, lambda: (row for row in rows() if row.id in sound), len(sound), keep) if sound else {}
+    refuse_too_many_failed("curate", writer.counts, run.recipe.max_failed)
     if sides["train"] == 0:
         raise NotEnoughData(f"curate: no row is left to train on ({writer.counts}); add inputs, or loosen curate")
     mix = dict(outputs.most_common(200)) if run.recipe.labels else {}
-    return Outcome(writer.close(), writer.counts, {"sides": dict(sides), "labels": mix})
+    summary = {"sides": dict(sides), "labels": mix, **sieve.summary(), **judged}
+    return Outcome(writer.close(), writer.counts, summary)
 
 
-def _decide(row: Example, known: Duplicates) -> Example | Rejected:
-    copy = known.seen(f"{row.side}/{row.id}", row.input)
-    if copy is None:
+class Sieve:
+    """All that decides on a row without asking anybody."""
+
+    def __init__(self, run: Run) -> None:
+        stage = run.recipe.curate
+        self._checks = built(stage.filters, run.folder)
+        self._least = stage.agreement
+        self._known = Duplicates(stage.duplicates)
+        self._tests = Contamination() if stage.decontaminate else None
+        self._rows: Counter[str] = Counter()
+        self._found: Counter[str] = Counter()
+        self._pairs: dict[str, list[list[str]]] = {}
+        for name, rows in run.gold().items():
+            for judged in rows:
+                self._known.seen(f"gold/{name}/{judged.id}", judged.input)
+                self._test(f"gold/{name}", judged.input)
+        for path in stage.decontaminate.files if stage.decontaminate else ():
+            for row in read_pairs(path, run.folder, "curate.decontaminate.files", answered=False):
+                self._test(path, row.input)
+
+    def decide(self, row: Example) -> Example | Rejected:
+        """The row, or why not."""
+        for reason, check in self._checks.items():
+            if evidence := check(row.input, row.output):
+                return Rejected(row.id, reason, evidence)
+        if row.side != "test":
+            if self._least is not None and row.agreement is not None and row.agreement < self._least:
+                evidence = f"{row.agreement:.2f} said '{row.output[:80]}' to '{row.input[:80]}'"
+                return Rejected(row.id, "low_agreement", evidence)
+            if leak := self._leak(row):
+                return leak
+        if copy := self._known.seen(f"{row.side}/{row.id}", row.input):
+            kind, other = copy
+            side = other.partition("/")[0]
+            reason = f"{kind}_duplicate" if side == row.side else f"{kind}_duplicate_of_{side}"
+            return Rejected(row.id, reason, f"of {other}: {row.input[:160]}")
+        if row.side == "test":
+            self._test(_HELD_OUT, row.input)
         return row
-    kind, other = copy
-    side = other.partition("/")[0]
-    reason = f"{kind}_duplicate" if side == row.side else f"{kind}_duplicate_of_{side}"
-    return Rejected(row.id, reason, f"of {other}: {row.input[:160]}")
+
+    def summary(self) -> dict[str, Any]:
+        """What was compared with what, and found there."""
+        if self._tests is None:
+            return {}
+        found = {
+            name: {"rows": rows, "found": self._found[name], "pairs": self._pairs.get(name, [])}
+            for name, rows in self._rows.items()
+        }
+        return {"contamination": found}
+
+    def _test(self, name: str, text: str) -> None:
+        if self._tests is not None:
+            self._tests.add(name, text)
+            self._rows[name] += 1
+
+    def _leak(self, row: Example) -> Rejected | None:
+        leak = self._tests.find(row.input) if self._tests is not None else None
+        if leak is None:
+            return None
+        self._found[leak.test] += 1
+        pairs = self._pairs.setdefault(leak.test, [])
+        if len(pairs) < _PAIRS:
+            pairs.append([leak.kind, row.input[:160], leak.text[:160]])
+        return Rejected(row.id, f"leak_{leak.kind}", f"{leak.test}: '{leak.text[:100]}' in '{row.input[:100]}'")
+
+
+def _judge(run: Run, rows: Any, count: int, keep: Any) -> dict[str, Any]:
+    """Ask the judge about rows and hand on what it leaves; returns how often each score was given."""
+    judge = run.recipe.curate.judge
+    assert judge is not None
+    scores: Counter[int] = Counter()
+
+    def decide(row: Example, said: int | Rejected | Failed) -> None:
+        if not isinstance(said, int):
+            keep(said)
+            return
+        scores[said] += 1
+        low = said < judge.minimum
+        keep(Rejected(row.id, "judged_low", f"{said} of 5: '{row.output[:80]}' for '{row.input[:80]}'") if low else row)
+
+    ask_all(run, AskRubric(), rows, count, decide, title="curate: judge")
+    same = run.teacher_identity(judge.teacher) == run.teacher_identity(run.recipe.teacher_of("label"))
+    if same:
+        run.reporter.say("  the judge is the labelling teacher itself: it is lenient with what it would say again")
+    return {
+        "judge": {
+            "teacher": f"{judge.teacher}: {run.teacher(judge.teacher).name}",
+            "is_the_teacher": same,
+            "scores": {score: scores[int(score)] for score in SCORES},
+        }
+    }

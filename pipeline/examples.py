@@ -83,7 +83,7 @@ class ExampleWriter:
                 "top_ids": ids,
                 "top_logprobs": pa.list_(pa.float16()),
             },
-            "provenance": {"id": text, "root": text, "origin": text, "strategy": text},
+            "provenance": {"id": text, "root": text, "origin": text, "strategy": text, "agreement": pa.float32()},
             "rejected": {"id": text, "reason": text, "evidence": text},
             "failed": {"id": text, "class": text, "message": text},
         }
@@ -102,10 +102,12 @@ class ExampleWriter:
             case _:
                 kept = {"id": row.id, "side": row.side, "prompt": row.input, "completion": row.output}
                 self._put("default", kept, row.side)
-                origin = {"id": row.id, "root": row.root, "origin": row.origin, "strategy": row.strategy}
-                self._put("provenance", origin, row.side)
+                origin: dict[str, Any] = {"id": row.id, "root": row.root, "origin": row.origin}
+                origin["strategy"] = row.strategy
                 if isinstance(row, Example):
+                    origin["agreement"] = row.agreement
                     self._put("logprobs", {"id": row.id, "evidence": row.evidence, **_logprobs(row)}, row.side)
+                self._put("provenance", origin, row.side)
 
     def close(self) -> dict[str, list[dict[str, Any]]]:
         """Shards of every config that has rows."""
@@ -138,7 +140,7 @@ def read_examples(artifact: Artifact, *sides: Side) -> Iterator[Example]:
             tokens = TopTokens(soft["tokens"], soft["top_ids"], soft["top_logprobs"])
         yield Example(
             row["id"], row["prompt"], row["completion"], origin["root"], row["side"], origin["origin"], probs,
-            soft["evidence"], origin["strategy"], tokens,
+            soft["evidence"], origin["strategy"], tokens, origin["agreement"],
         )  # fmt: skip
 
 

@@ -20,11 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..data.errors import NotEnoughData
-from ..data.rows import Answer, Failed, Source
+from ..data.rows import Answer, Example, Failed, Source
 from ..teachers.kind import HourlyPrice, Price
 from .context import Run
 from .executor import Asking, ask_all
 from .generate import AskAloud, Written, read_candidates
+from .rubric import AskRubric
 from .run import artifacts
 from .strategies.tasks import TaskStrategy
 from .strategies.writer import Exchange, Writer
@@ -156,6 +157,9 @@ def plan(run: Run, pilot: int = 0) -> Plan:
         count = rows + sum(1 for _ in run.unlabeled())
         measured = _pilot_label(run, sample) if pilot else None
         asked.append(_label(run, "label", count * recipe.label.samples, sample, measured))
+    if states["curate"] == "to do" and recipe.curate.judge is not None:
+        most = rows + sum(1 for _ in run.unlabeled())
+        asked.append(_rubric(run, recipe.curate.judge.teacher, most, sample))
     if states.get("evaluate") == "to do" and gold:
         judged = [row for test in gold.values() for row in test]
         twice = min(recipe.evaluate.second_opinions, len(next(iter(gold.values()))))
@@ -237,6 +241,17 @@ def _judge(run: Run, teacher: str, rows: int, sample: list[Source]) -> Asked:
     texts = sum(len(row.input.encode()) + 2 * len((row.output or "").encode()) for row in sample)
     each = (len(run.judge_template.text.encode()) + texts / max(1, len(sample))) / _BYTES_PER_TOKEN
     return _asked(run, "judge", teacher, 2 * models * rows, each, 1)
+
+
+def _rubric(run: Run, teacher: str, rows: int, sample: list[Source]) -> Asked:
+    """Every row that nothing else rejects; counted as if nothing did."""
+    some = [
+        Example(row.id, row.input, row.output or "", row.root, row.side, row.origin)
+        for row in sample or [Source("plan", "x" * 80, "plan", "train", "unlabeled")]
+    ]
+    prompts = (AskRubric().prompt(run, row) for row in some)
+    each = sum(len(message.content.encode()) for prompt in prompts for message in prompt.messages) / len(some)
+    return _asked(run, "curate", teacher, rows, each / _BYTES_PER_TOKEN, 1)
 
 
 def _generate(run: Run, measured: Piloted | None) -> Asked:

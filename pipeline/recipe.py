@@ -119,6 +119,7 @@ class JobRecipe(Recipe):
                 self._tells_its_tokens("takes the teacher's tokenizer", "students", name, "init", "tokenizer")
             if student.train.method == ["topk"]:
                 self._tokens_can_be_learnt(name, student)
+        self._rows_can_be_judged()
         judged = self.evaluate.student
         if judged is not None and judged not in self.students:
             defined = ", ".join(self.students) or "none"
@@ -186,6 +187,15 @@ class JobRecipe(Recipe):
         if isinstance(student.init, Layers) or (isinstance(student.init, Dense) and student.init.tokenizer == "own"):
             found = "topk needs the teacher's tokenizer, and the student has one of its own"
             raise fault(f"{found}; use init: {{kind: dense, tokenizer: teacher}} or {{kind: hub, ...}}", *place)
+
+    def _rows_can_be_judged(self) -> None:
+        judge = self.curate.judge
+        if judge is not None and judge.teacher not in self.teachers:
+            found = f"'{judge.teacher}' is no teacher of this recipe; defined: {', '.join(self.teachers)}"
+            raise fault(found, "curate", "judge", "teacher")
+        if self.curate.agreement is not None and self.label.samples == 1:
+            found = "needs several answers to each row, and label.samples = 1"
+            raise fault(f"{found}; set label.samples and label.temperature, or remove it", "curate", "agreement")
 
     def _somebody_judges(self) -> None:
         judge, wanted = self.evaluate.judge, self.metric == "judge"

@@ -20,8 +20,10 @@ from typing import Any
 from ..data.artifact import Artifact
 from ..data.documents import document_files
 from ..data.errors import BadInput
+from ..data.filters import Function
 from ..data.fingerprint import fingerprint
 from ..data.lock import Lock
+from ..data.rows import Example
 from ..data.sources import expand, inputs_fingerprint, unlabeled_fingerprint
 from ..students.config import Hub, Layers
 from . import curate, curve, evaluate, generate, label, publish, train
@@ -29,6 +31,7 @@ from .ask import label_values
 from .config import GenerateStage
 from .context import Run, versions
 from .outcome import Outcome
+from .rubric import AskRubric
 from .strategies.kinds import Documents
 from .strategies.tasks import TaskStrategy
 
@@ -89,7 +92,7 @@ def stages(run: Run) -> list[Stage]:
             lambda run, out, given: label.label(run, out, given.get("generate")),
         )
     )
-    made_from = {"curate": recipe.curate.model_dump(), "gold": gold}
+    made_from = {"curate": recipe.curate.model_dump(), "gold": gold, **_curating(run)}
     found.append(
         Stage(
             "curate",
@@ -147,6 +150,21 @@ def _writing(run: Run, stage: GenerateStage) -> dict[str, Any]:
             if isinstance(one, Documents)
         },
     }
+
+
+def _curating(run: Run) -> dict[str, Any]:
+    """Who judges rows and with which words, the files they are compared with, and the user's own checks."""
+    stage = run.recipe.curate
+    made_from: dict[str, Any] = {}
+    if stage.judge is not None:
+        judge = {"teacher": run.teacher_identity(stage.judge.teacher), "template": run.rubric_template.fingerprint}
+        made_from["judge"] = judge
+    if stage.decontaminate and stage.decontaminate.files:
+        files = stage.decontaminate.files
+        made_from["benchmarks"] = [_files(run, path, "curate.decontaminate.files") for path in files]
+    if own := [one.file(run.folder) for one in stage.filters if isinstance(one, Function)]:
+        made_from["functions"] = inputs_fingerprint([file for file in own if file.is_file()])
+    return made_from
 
 
 def _learning(run: Run, name: str) -> dict[str, Any]:
@@ -238,6 +256,9 @@ def _refuse_what_a_later_stage_would(run: Run) -> None:
     seeds = generate.read_seeds(run) if run.recipe.generate is not None else []
     first = next(chain(seeds, run.unlabeled()), None)
     run.label_template.render(label_values(run.recipe, first.input if first else "text"))
+    curate.Sieve(run)
+    if run.recipe.curate.judge is not None:
+        AskRubric().prompt(run, Example("", "text", "text", "", "train", "unlabeled"))
 
 
 def _finish(

@@ -210,7 +210,7 @@ def test_a_sheet_becomes_the_gold_test_as_far_as_it_is_filled_in(tmp_path, capsy
     assert len(gold) == 30
     assert {row.output for row in gold} == {"billing"}
     assert not left & {row.input for row in gold}, "what a student is judged on is not learnt"
-    assert rejected == {"exact_duplicate_of_gold": 30}, "copies in every side are found, whatever a spreadsheet did"
+    assert rejected == {"leak_same": 30}, "copies in every side are found, whatever a spreadsheet did"
     said = capsys.readouterr().err
     assert said.count("sample.csv: 30 of 44 rows are labelled; the others are left out") == 1
 

@@ -541,7 +541,7 @@ def test_nothing_that_repeats_a_gold_row_is_learnt_from(tmp_path):
         made.write("more.jsonl", [{"input": "Where is my parcel", "output": "delivery"}])
         manifest = made.run("curate")
     assert sorted(row.input for row in made.rows("curate")) == sorted(TEXTS[:20])
-    assert manifest["rows"]["rejected"] == {"exact_duplicate_of_gold": 4, "near_duplicate_of_gold": 2}
+    assert manifest["rows"]["rejected"] == {"leak_same": 4, "leak_near": 2}
     check_conservation(made, "curate", manifest)
 
 
@@ -557,7 +557,7 @@ def test_a_row_that_repeats_one_held_out_is_the_one_that_goes(tmp_path):
     for row in kept:
         twin = row.input.lower() if row.input.isupper() else row.input.upper()
         assert order.index(row.side) <= order.index(before[twin])
-    assert manifest["rows"]["rejected"]["exact_duplicate_of_test"] > 5
+    assert manifest["rows"]["rejected"]["leak_same"] > 5
 
 
 def test_nothing_left_to_train_on_is_not_enough(tmp_path):

@@ -1,0 +1,160 @@
+"""Filters: what each rejects, what it leaves alone, and what a recipe may not ask of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from understudy.data.errors import BadInput
+from understudy.data.filters import AnyFilter, built
+
+FILTERS: TypeAdapter[list] = TypeAdapter(list[AnyFilter])
+ODD = ["\0", "\u202eabc\u202c", "👍🏽", "हिन्दी में लिखा", "我的包裹在哪里", "e\u0301", "a\tb\n\n\nc", " " * 40, ""]
+
+
+def check(folder: Path = Path(), **fields):
+    [made] = built(FILTERS.validate_python([fields]), folder).values()
+    return made
+
+
+def test_length_counts_words_and_characters_of_either_part():
+    words = check(kind="length", words=[2, 3])
+    assert words("one", "") == "1 words: one"
+    assert words("one two", "") is None
+    assert words("one two three four", "") == "4 words: one two three four"
+    assert check(kind="length", of="output", characters=[1, 5])("", "abcdef") == "6 characters: abcdef"
+
+
+def test_refusals_of_a_model_are_found_and_those_of_people_are_not():
+    refused = check(kind="refusal")
+    for said in (
+        "I'm sorry, but I can't help with that.",
+        "I\u2019m sorry, but I cannot assist with this request.",
+        "As an AI language model, I do not have opinions.",
+        "Sorry, I can't help you with that.",
+        "I cannot comply with this request",
+        "I am unable to provide that information.",
+    ):
+        assert refused("a message", said) == said[:80], said
+        assert refused(said, "billing") is not None, said
+    for written in (
+        "I'm sorry but I can't log in",
+        "sorry, I cannot find my parcel",
+        "I can't help but wonder where my refund is",
+        "I am unable to pay by card",
+        "I cannot create an account, the page hangs",
+        "As an artist I need two of them",
+        "Can an AI language model answer this?",
+    ):
+        assert refused(written, "billing") is None, written
+
+
+def test_repetition_is_found_in_what_goes_round_in_circles_only():
+    repeated = check(kind="repetition")
+    assert repeated("", "the cat sat on the mat " * 5) is not None
+    assert repeated("", "yes yes yes yes yes yes yes yes") is not None
+    assert repeated("", "where is my order and where is my refund for the order") is None
+    assert repeated("", "no no no") is None
+    assert repeated("", "") is None
+
+
+def test_a_pattern_must_be_found_or_must_not():
+    assert check(kind="pattern", must=r"^\d+$")("", "12") is None
+    assert check(kind="pattern", must=r"^\d+$")("", "12 pieces") == "not found in: 12 pieces"
+    assert check(kind="pattern", of="input", must_not="(?i)dear")("Dear all", "x") == "found: Dear"
+
+
+def test_a_number_is_one_and_within_bounds():
+    number = check(kind="number", least=0, most=100)
+    assert number("", " 12.5 ") is None
+    assert number("", "1,000") == "out of bounds: 1000"
+    assert number("", "twelve") == "no number: twelve"
+    assert number("", "nan") == "out of bounds: nan"
+
+
+@pytest.mark.slow
+def test_another_language_is_found_in_a_short_message():
+    english = check(kind="language", only=["en"])
+    for text in ("Wo ist mein Paket?", "Quiero mi dinero de vuelta", "ich möchte mein Geld zurück"):
+        assert english(text, "") is not None, text
+    for text in ("where is my parcel", "ok", "danke", "Can I top up by card?", ""):
+        assert english(text, "") is None, text
+    assert english("Wo ist mein Paket?", "") == "de: Wo ist mein Paket?"
+    assert check(kind="language", only=["de", "en"])("Wo ist mein Paket?", "") is None
+
+
+def test_a_function_of_ones_own_decides(tmp_path):
+    (tmp_path / "checks.py").write_text(
+        "WORDS = {'good'}\n"
+        "def is_sound(input, output):\n"
+        "    return output in WORDS\n"
+        "def says_why(input, output):\n"
+        "    return True if output in WORDS else f'{output} is no word of ours'\n"
+        "def fails(input, output):\n"
+        "    return 1 / 0\n"
+        "def returns_none(input, output):\n"
+        "    pass\n"
+    )
+    assert check(tmp_path, kind="function", path="checks.py:is_sound")("a", "good") is None
+    assert check(tmp_path, kind="function", path="checks.py:is_sound")("a", "bad") == "is_sound said False"
+    assert check(tmp_path, kind="function", path="checks.py:says_why")("a", "bad") == "bad is no word of ours"
+
+    def refusal(name: str) -> str:
+        with pytest.raises(BadInput) as caught:
+            check(tmp_path, kind="function", path=name)("some\ninput", "x")
+        return str(caught.value).replace(str(tmp_path), "")
+
+    assert refusal("checks.py:fails") == (
+        "/checks.py: fails: ZeroDivisionError: division by zero, for the input 'some input'; mend it"
+    )
+    assert refusal("checks.py:returns_none") == (
+        "/checks.py: returns_none returned NoneType; expected True, False, or what is wrong"
+    )
+    assert refusal("checks.py:nothing") == (
+        "curate.filters: /checks.py: has no function 'nothing'; add it, or correct the name"
+    )
+    assert refusal("other.py:nothing").startswith("curate.filters: /other.py: cannot be read: No such file")
+    (tmp_path / "broken.py").write_text("def f(:\n")
+    assert "curate.filters: /broken.py: SyntaxError: " in refusal("broken.py:f")
+
+
+def test_odd_rows_pass_through_every_filter():
+    filters = [
+        {"kind": "length", "characters": [0, 99]},
+        {"kind": "refusal"},
+        {"kind": "repetition"},
+        {"kind": "pattern", "must_not": "never"},
+    ]
+    for row in ODD:
+        for name, made in built(FILTERS.validate_python(filters), Path()).items():
+            assert made(row, row) is None, (name, row)
+
+
+def test_a_kind_that_recurs_is_counted_apart():
+    filters = [{"kind": "length", "words": [1, 9]}, {"kind": "length", "of": "output", "words": [1, 2]}]
+    assert list(built(FILTERS.validate_python(filters), Path())) == ["length", "length-2"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"kind": "pattern", "must": "("}, "'(' is not a regular expression: missing ), unterminated subpattern"),
+        ({"kind": "pattern"}, "needs one of `must` and `must_not`"),
+        ({"kind": "length"}, "says neither `words` nor `characters`; add one, such as words: [3, 60]"),
+        ({"kind": "length", "words": [5, 2]}, "[5, 2] holds no length; write the fewest, then the most"),
+        ({"kind": "function", "path": "checks.py"}, "should match pattern"),
+        ({"kind": "language", "only": ["english"]}, "should match pattern"),
+    ],
+)
+def test_what_a_filter_cannot_be_is_refused(fields, said):
+    with pytest.raises(ValidationError) as caught:
+        FILTERS.validate_python([fields])
+    assert said in str(caught.value)
+
+
+def test_a_language_that_nobody_speaks_is_refused():
+    with pytest.raises(BadInput) as caught:
+        check(kind="language", only=["qq"])
+    assert str(caught.value) == "curate.filters: language 'qq' is not known; expected codes such as en or de"
