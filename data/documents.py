@@ -15,6 +15,7 @@ from typing import Any
 
 from .errors import BadInput
 from .fingerprint import row_id
+from .pii import redacted
 from .sources import expand
 
 LARGEST_FILE = 100_000_000
@@ -48,12 +49,13 @@ def document_files(path: str, folder: Path, key: str) -> list[Path]:
     return expand(path, folder, key, expected=f"a {', '.join(_READERS)} file, or a pattern such as docs/*.pdf")
 
 
-def read_passages(path: str, folder: Path, key: str, size: int) -> list[Passage]:
+def read_passages(path: str, folder: Path, key: str, size: int, *, pii: bool = False) -> list[Passage]:
     """The passages of all documents that a path or pattern names, in the order of the files.
 
     Args:
         key: where the path stands in the recipe, for messages.
         size: characters of a passage, at most.
+        pii: put placeholders in the place of personal data.
 
     Raises:
         BadInput: a file cannot be read, is too large, or has no text; or what reads it is not installed.
@@ -61,7 +63,7 @@ def read_passages(path: str, folder: Path, key: str, size: int) -> list[Passage]
     passages: dict[str, list[Passage]] = {}
     held = 0
     for file in document_files(path, folder, key):
-        text = read_document(file)
+        text = redacted(read_document(file))[0] if pii else read_document(file)
         held += len(text)
         if held > LARGEST_CORPUS:
             raise BadInput(f"{key}: {path}: over {LARGEST_CORPUS:,} characters of text; name fewer files")

@@ -111,6 +111,8 @@ class Source:
     """The user's own columns by which scores are told apart; empty where none were asked for."""
     strategy: str = ""
     """How a teacher came to write it; empty for what nobody wrote."""
+    personal: tuple[str, ...] = ()
+    """Kinds of personal data in whose place there are placeholders now."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

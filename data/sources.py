@@ -23,6 +23,7 @@ from pydantic import Field
 from .config import Recipe
 from .errors import BadInput
 from .fingerprint import fingerprint, row_id
+from .pii import redacted
 from .rows import Origin, Side, Source
 from .sheet import COLUMNS, delimiter_of, row_and_root, unguarded
 from .sides import Split, side_of
@@ -92,19 +93,21 @@ def inputs_fingerprint(files: Sequence[Path]) -> list[str]:
 
 
 def read_unlabeled(
-    unlabeled: Unlabeled, folder: Path, split: Split, *, gold: bool, columns: Sequence[str] = ()
+    unlabeled: Unlabeled, folder: Path, split: Split, *, gold: bool, columns: Sequence[str] = (), pii: bool = False
 ) -> Iterator[Source]:
     """The inputs to be labelled, in the order of their files, each with its root and side; empty ones are left out.
 
     Args:
         columns: what else to keep of each row.
+        pii: put placeholders in the place of personal data, before anything is made of a row.
 
     Raises:
         BadInput: a file cannot be read, a column is not there, or one id stands for two texts.
     """
+    clean = redacted if pii else _as_it_is
     texts: dict[str, bytes] = {}
     for place, row in _unlabeled_records(unlabeled, folder):
-        text = _text(row, unlabeled.input, place, "task.unlabeled.input")
+        text, personal = clean(_text(row, unlabeled.input, place, "task.unlabeled.input"))
         if not text.strip():
             continue
         chosen = _column(row, unlabeled.id, place, "task.unlabeled.id") if unlabeled.id else ""
@@ -118,8 +121,9 @@ def read_unlabeled(
                 )
         group = _column(row, unlabeled.group, place, "task.unlabeled.group") if unlabeled.group else ""
         root = row_id("group", group) if group else name
-        marks = {column: _column(row, column, place, _SLICES) for column in columns}
-        yield Source(name, text, root, side_of(root, split, gold=gold), "unlabeled", columns=marks)
+        marks = {column: clean(_column(row, column, place, _SLICES))[0] for column in columns}
+        side = side_of(root, split, gold=gold)
+        yield Source(name, text, root, side, "unlabeled", columns=marks, personal=personal)
 
 
 def unlabeled_fingerprint(unlabeled: Unlabeled, folder: Path) -> str:
@@ -131,7 +135,14 @@ def unlabeled_fingerprint(unlabeled: Unlabeled, folder: Path) -> str:
 
 
 def read_pairs(
-    path: str, folder: Path, key: str, *, answered: bool, side: Side | None = None, columns: Sequence[str] = ()
+    path: str,
+    folder: Path,
+    key: str,
+    *,
+    answered: bool,
+    side: Side | None = None,
+    columns: Sequence[str] = (),
+    pii: bool = False,
 ) -> list[Source]:
     """Seeds or a gold test: rows with an input and, where ``answered``, an output. Small enough for memory.
 
@@ -143,10 +154,12 @@ def read_pairs(
         answered: every row must have an output, but those of a sheet, which is filled in by and by.
         side: put on every row; by default decided later.
         columns: what else to keep of each row.
+        pii: put placeholders in the place of personal data, in inputs and outputs alike.
 
     Raises:
         BadInput: a file cannot be read, a row lacks what it must have, or one id stands for two texts.
     """
+    clean = redacted if pii else _as_it_is
     rows: list[Source] = []
     texts: dict[str, str] = {}
     copies: Counter[str] = Counter()
@@ -156,7 +169,8 @@ def read_pairs(
             text, output = _pair(record, place, key)
             if not text.strip():
                 continue
-            text = unguarded(text) if ours else text
+            text, personal = clean(unguarded(text) if ours else text)
+            output = clean(output)[0] if output is not None else None
             if answered and output is None and COLUMNS[0] not in record:
                 raise BadInput(f"{place}: no output; found {', '.join(map(str, record))}; add `output` (or `label`)")
             chosen = _cell(record.get("id"))
@@ -168,13 +182,17 @@ def read_pairs(
             name = row_id(key, chosen or text, str(copies[root])) if copies[root] else root
             copies[root] += 1
             origin: Origin = "gold" if answered else "seed"
-            marks = {column: _column(record, column, place, _SLICES) for column in columns}
+            marks = {column: clean(_column(record, column, place, _SLICES))[0] for column in columns}
             if answered:
                 root = ours[1] if ours else name
-            rows.append(Source(name, text, root, side or "train", origin, output, marks))
+            rows.append(Source(name, text, root, side or "train", origin, output, marks, personal=personal))
     if not rows:
         raise BadInput(f"{key}: {path}: holds no rows; expected one {{input, output}} object a line")
     return rows
+
+
+def _as_it_is(text: str) -> tuple[str, tuple[str, ...]]:
+    return text, ()
 
 
 def _pair(record: dict[str, Any], place: str, key: str) -> tuple[str, str | None]:

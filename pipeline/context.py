@@ -14,7 +14,7 @@ from typing import Any
 
 from ..data.errors import BadInput
 from ..data.ledger import Ledger
-from ..data.rows import Source
+from ..data.rows import Rejected, Source
 from ..data.sources import read_pairs, read_unlabeled
 from ..data.storage import Storage
 from ..data.teacher import Teacher
@@ -168,11 +168,42 @@ class Run:
             )
         return self._labeler
 
-    def unlabeled(self) -> Iterator[Source]:
-        """The user's own inputs, read anew at each call."""
+    def unlabeled(self, *columns: str) -> Iterator[Source]:
+        """The user's own inputs, read anew at each call, without those that are rejected for personal data.
+
+        Args:
+            columns: what else to keep of each row.
+        """
+        return (source for source in self._unlabeled(*columns) if self._may_be_used(source))
+
+    def personal(self) -> Iterator[Rejected]:
+        """Inputs that are rejected for personal data; the evidence says its kinds and nothing else."""
+        if self.recipe.task.pii == "reject":
+            for source in self._unlabeled():
+                if source.personal:
+                    yield Rejected(source.id, "personal_data", ", ".join(source.personal))
+
+    def _unlabeled(self, *columns: str) -> Iterator[Source]:
         task = self.recipe.task
         if task.unlabeled is not None:
-            yield from read_unlabeled(task.unlabeled, self.folder, self.recipe.split, gold=bool(task.test))
+            split, gold = self.recipe.split, bool(task.test)
+            yield from read_unlabeled(task.unlabeled, self.folder, split, gold=gold, columns=columns, pii=self.redacts)
+
+    @property
+    def redacts(self) -> bool:
+        """Whether personal data is looked for."""
+        return self.recipe.task.pii != "off"
+
+    def _may_be_used(self, source: Source) -> bool:
+        return not (source.personal and self.recipe.task.pii == "reject")
+
+    def pairs(self, path: str, key: str, **given: Any) -> list[Source]:
+        """Rows by hand, as `read_pairs` reads them; of those with personal data none where they are rejected."""
+        rows = read_pairs(path, self.folder, key, pii=self.redacts, **given)
+        kept = [row for row in rows if self._may_be_used(row)]
+        if len(kept) < len(rows):
+            self.tell([f"{path}: {len(rows) - len(kept)} of {len(rows)} rows hold personal data and are left out"])
+        return kept
 
     def gold(self) -> dict[str, list[Source]]:
         """Gold tests by name; where the task has labels, an output is one of them.
@@ -183,7 +214,7 @@ class Run:
         for name, path in self.recipe.task.test.items():
             key = f"task.test.{name}"
             columns = self.recipe.evaluate.slices
-            rows = read_pairs(path, self.folder, key, answered=True, side="test", columns=columns)
+            rows = self.pairs(path, key, answered=True, side="test", columns=columns)
             check_labels(rows, self.recipe.labels, f"{key}: {path}")
             check_references(rows, self.recipe, f"{key}: {path}")
             tests[name] = [row for row in rows if row.output is not None]

@@ -16,7 +16,6 @@ import numpy as np
 
 from ..data.artifact import Artifact
 from ..data.rows import Answer, Example, Failed, Prompt, Rejected, Source
-from ..data.sources import read_unlabeled
 from ..data.teacher import Sampling, Teacher
 from ..teachers.kind import Price
 from ..teachers.recorded import RecordedTeacher
@@ -84,17 +83,10 @@ def _tests(run: Run, curated: Artifact) -> list[TestRows]:
 
 def _with_columns(run: Run, rows: list[Source]) -> list[Source]:
     """Rows with what the user's own columns say of them, read again from where they came."""
-    unlabeled = run.recipe.task.unlabeled
-    if not run.recipe.evaluate.slices or unlabeled is None:
+    if not run.recipe.evaluate.slices:
         return rows
     wanted = {row.id for row in rows}
-    known = {
-        source.id: source.columns
-        for source in read_unlabeled(
-            unlabeled, run.folder, run.recipe.split, gold=bool(run.recipe.task.test), columns=run.recipe.evaluate.slices
-        )
-        if source.id in wanted
-    }
+    known = {source.id: source.columns for source in run.unlabeled(*run.recipe.evaluate.slices) if source.id in wanted}
     return [replace(row, columns=known.get(row.id, {})) for row in rows]
 
 

@@ -18,7 +18,6 @@ from ..data.duplicates import Duplicates
 from ..data.errors import NotEnoughData
 from ..data.rows import Failed, Rejected, Source
 from ..data.sides import side_of
-from ..data.sources import read_pairs
 from .context import Run, check_labels
 from .examples import Counts, ExampleWriter
 from .executor import ask_all
@@ -61,7 +60,7 @@ def read_seeds(run: Run) -> list[Source]:
     task = run.recipe.task
     if task.seeds is None:
         return []
-    read = read_pairs(task.seeds, run.folder, "task.seeds", answered=False)
+    read = run.pairs(task.seeds, "task.seeds", answered=False)
     check_labels(read, run.recipe.labels, f"task.seeds: {task.seeds}")
     seeds = []
     for seed in read:
@@ -75,7 +74,9 @@ def read_candidates(run: Run) -> Candidates:
     recipe, stage = run.recipe, run.recipe.generate
     assert stage is not None
     passages = {
-        place: read_passages(strategy.path, run.folder, f"generate.strategies.{place}.path", strategy.passage)
+        place: read_passages(
+            strategy.path, run.folder, f"generate.strategies.{place}.path", strategy.passage, pii=run.redacts
+        )
         for place, strategy in enumerate(stage.strategies)
         if isinstance(strategy, Documents)
     }

@@ -52,6 +52,8 @@ def label(run: Run, artifact: Artifact, generated: Artifact | None) -> Outcome:
         intent.compare(source, said)
 
     ask_all(run, asking, lambda: _sources(run, generated), total, keep, title="label")
+    for rejected in run.personal():
+        writer.add(rejected)
     refuse_too_many_failed("label", writer.counts, run.recipe.max_failed)
     summary: dict[str, Any] = {"origins": origins, "teacher": run.teacher(asking.teacher(run)).name}
     return Outcome(writer.close(), writer.counts, summary | {"written_for": intent.as_json()})

@@ -25,6 +25,11 @@ class _Task(Recipe):
     test: dict[str, str] = Field(default_factory=dict)
     """Gold tests by name, each a file of {input, output}; the first one is the verdict's."""
 
+    pii: Literal["off", "redact", "reject"] = "off"
+    """E-mail addresses, telephone, account and card numbers and IP addresses in inputs, before a prompt leaves this
+    process and before a student reads them: put placeholders in their place, or do without such inputs. Names and
+    street addresses are not found."""
+
     @field_validator("unlabeled", mode="before")
     @classmethod
     def _a_path_alone_will_do(cls, value: Any) -> Any:

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from ..data.errors import BadInput
+from ..data.pii import redacted
 from ..data.rows import Answer, Failed
 from ..data.teacher import Teacher
 from .contenders import student_prompt, student_sampling
@@ -48,7 +49,8 @@ def answers(run: Run, name: str | None, inputs: Iterable[str]) -> Iterator[tuple
     source = enumerate(inputs, 1)
     try:
         while some := list(islice(source, _AT_ONCE)):
-            said = asyncio.run(_answer(run, chosen, model, [given for _, given in some]))
+            read = [_private(run, number, given) for number, given in some]
+            said = asyncio.run(_answer(run, chosen, model, read))
             for (number, given), answer in zip(some, said, strict=True):
                 if isinstance(answer, Failed):
                     raise BadInput(f"input {number}: {answer.message}")
@@ -56,6 +58,16 @@ def answers(run: Run, name: str | None, inputs: Iterable[str]) -> Iterator[tuple
                 yield given, answer.text, sure
     finally:
         asyncio.run(model.close())
+
+
+def _private(run: Run, number: int, given: str) -> str:
+    """What the student reads of an input: it never saw personal data where the recipe keeps it away."""
+    if not run.redacts:
+        return given
+    text, personal = redacted(given)
+    if personal and run.recipe.task.pii == "reject":
+        raise BadInput(f"input {number}: holds personal data ({', '.join(personal)}), and task.pii = reject; remove it")
+    return text
 
 
 async def _answer(run: Run, name: str, model: Teacher, inputs: Sequence[str]) -> list[Answer | Failed]:

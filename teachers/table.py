@@ -38,6 +38,9 @@ class TableTeacher:
         for row in read_pairs(path, folder, key, answered=True):
             if row.output is not None:
                 self._outputs.setdefault(fold(row.input), row.output)
+        for row in read_pairs(path, folder, key, answered=True, pii=True):  # as it is asked where they are redacted
+            if row.output is not None and row.personal:
+                self._outputs.setdefault(fold(row.input), row.output)
         self._revision = revision
         self._content = fingerprint(inputs_fingerprint(files))
 

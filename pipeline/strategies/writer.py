@@ -6,9 +6,10 @@ An asking reads no file but templates: seeds and passages travel with the candid
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ...data.pii import redacted
 from ...data.rows import Answer, Failed, Prompt, Rejected, Source
 from ...data.teacher import Sampling, Teacher
 from .candidate import Candidate
@@ -68,8 +69,19 @@ class Writer:
     async def __call__(self, candidate: Candidate) -> Source | Rejected | Failed:
         strategy = self._strategies[candidate.strategy]
         if isinstance(strategy, TaskStrategy):
-            return await self._by_task(candidate, strategy)
-        return read_input(candidate, await self._teacher.answer(self.prompt(candidate), self._sampling))
+            return self._private(await self._by_task(candidate, strategy))
+        said = await self._teacher.answer(self.prompt(candidate), self._sampling)
+        return self._private(read_input(candidate, said))
+
+    def _private(self, written: Source | Rejected | Failed) -> Source | Rejected | Failed:
+        """The same without personal data, as far as the recipe wants that: what is made up looks like anybody's."""
+        handling = self._run.recipe.task.pii
+        if handling == "off" or not isinstance(written, Source):
+            return written
+        text, personal = redacted(written.input)
+        if personal and handling == "reject":
+            return Rejected(written.id, "personal_data", ", ".join(personal))
+        return replace(written, input=text, personal=personal)
 
     def prompt(self, candidate: Candidate) -> Prompt:
         """What the teacher reads, of a candidate that one of our templates asks for."""
