@@ -237,7 +237,7 @@ def test_a_sheet_is_written_filled_in_and_judged_on(job):
 
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("sample.csv: 3 of 8 rows are labelled; the others are left out") == 1
-    assert "27 accepted + 3 rejected (exact_duplicate_of_gold 3)" in done.stderr
+    assert "27 accepted + 3 rejected (leak_same 3)" in done.stderr
     again = understudy("sample", "recipe.yaml", "--rows", "10", "--to", "sample.csv", cwd=job)
     assert "\nsample.csv: 10 rows, 2 of them new, 3 labelled\n" in again.stderr
     assert again.stderr.endswith("it is task.test.sheet of recipe.yaml: the next run counts what is filled in\n")

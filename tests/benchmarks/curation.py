@@ -2,9 +2,9 @@
 
 `python -m tests.benchmarks.curation --teacher DIR --out DIR` has the generative teacher of `tests.benchmarks.snips`
 write requests and fill their slots, once for each seed; students learn from all rows, from the curated ones, and from
-curated rows whose intents are as unequal as 1 to 1/7. Curated means: near-duplicates out, rows out to which two of
-three draws give no one answer, leaks from the test out. All are judged on snips' validation texts, which neither teacher
-nor students saw. Prints each score, and the mean difference with its 90% interval (Student's t over the seeds).
+curated rows written from seeds whose intents are as unequal as 1 to 1/7. Curated means: near-duplicates out, rows out
+to which three draws give three answers, leaks from the test out. All are judged on snips' validation texts, which
+neither teacher nor students saw. Prints each score, and the mean difference with its 90% interval (Student's t).
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ from understudy.jobs.cli import main as understudy
 
 from .snips import FILL, SCHEMA, SLOTS, gold, halves, write_rows
 
+SEEDS = 140
+"""Shown to the writer, one with each request: its intent, and its first six words."""
+
+WRITE = """\
+[user]
+{% set intent, like = examples[0].split(" | ") %}
+Write: {{ intent }}
+Like: {{ (like.split())[:6] | join(" ") }}
+"""
+
 ARMS = ("raw", "curated", "unbalanced")
 
 
 def recipe(teacher: Path, name: str, rows: int, arm: str, seed: int) -> dict[str, Any]:
     """A job like any other."""
-    intents = sorted(SLOTS)
-    strategies = [
-        {
-            "kind": "attributes",
-            "weight": 1 / (place + 1) if arm == "unbalanced" else 1,
-            "attributes": {"intent": [intent]},
-        }
-        for place, intent in enumerate(intents)
-    ]
     curate: dict[str, Any] = {"duplicates": {"near": None}, "decontaminate": None}
     if arm != "raw":
         curate = {"duplicates": {"near": 0.8}, "agreement": 0.5}
@@ -46,17 +47,15 @@ def recipe(teacher: Path, name: str, rows: int, arm: str, seed: int) -> dict[str
             "kind": "extract",
             "instruction": "Fill the slots of the request.",
             "schema": SCHEMA,
-            "seeds": f"seeds-{seed}.jsonl",
+            "seeds": f"seeds-{seed}-{'skewed' if arm == 'unbalanced' else 'even'}.jsonl",
             "test": {"gold": "gold.jsonl"},
         },
         "split": {"validation": 0.05, "calibration": 0},
-        "prompts": {"label": "fill.j2", "attributes": "write.j2"},
+        "prompts": {"label": "fill.j2", "generate": "write.j2"},
         "teachers": {"lead": {"kind": "transformers", "model": str(teacher), "batch": 128}},
         "generate": {
             "rows": rows,
-            "strategies": strategies,
-            "balance": "strategy",
-            "examples": 0,
+            "examples": 1,
             "max_tokens": 48,
             "ceiling": 20,
         },
@@ -66,6 +65,19 @@ def recipe(teacher: Path, name: str, rows: int, arm: str, seed: int) -> dict[str
         "student": {"init": {"parameters": "1M"}, "train": {"epochs": 16, "max_length": 160, "seeds": [seed]}},
         "evaluate": {"second_opinions": 0},
     }
+
+
+def drawn(weights: list[float], seed: int) -> list[dict[str, str]]:
+    """Seeds that the teacher never saw, of each intent as many as its weight says."""
+    draw, by_intent = random.Random(seed), dict[str, list[dict[str, str]]]()
+    for row in halves()[1]:
+        by_intent.setdefault(json.loads(row["output"])["intent"], []).append(row)
+    counts = [round(SEEDS * weight / sum(weights)) for weight in weights]
+    return [
+        {"input": f"{intent} | {row['input']}"}
+        for intent, count in zip(sorted(by_intent), counts, strict=True)
+        for row in draw.sample(by_intent[intent], count)
+    ]
 
 
 def run(out: Path, written: dict[str, Any], until: str = "run") -> None:
@@ -106,12 +118,14 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     write_rows(out / "gold.jsonl", gold("validation"))
     (out / "fill.j2").write_text(FILL)
-    (out / "write.j2").write_text("[user]\nWrite: {{ attributes.intent }}\n")
+    (out / "write.j2").write_text(WRITE)
     scores: dict[str, list[float]] = {arm: [] for arm in ARMS}
     for seed in range(given.seeds):
-        _, theirs = halves()
-        shown = random.Random(seed).sample(theirs, 40)
-        write_rows(out / f"seeds-{seed}.jsonl", [{"input": row["input"]} for row in shown])
+        for kind, weights in (
+            ("even", [1.0] * len(SLOTS)),
+            ("skewed", [1 / (place + 1) for place in range(len(SLOTS))]),
+        ):
+            write_rows(out / f"seeds-{seed}-{kind}.jsonl", drawn(weights, seed))
         rows = given.rows
         for arm in ("curated", "raw", "unbalanced"):
             name = f"seed-{seed}-{arm}"
