@@ -280,6 +280,9 @@ def export(
     return 0
 
 
+from . import look  # noqa: E402, F401  its commands follow those above, as a newcomer meets them
+
+
 @cli.command(epilog="Example: understudy init tickets --from tickets.csv")
 @click.argument("name")
 @click.option("--from", "source", type=click.Path(path_type=Path), help="A file of unlabelled inputs to start from.")

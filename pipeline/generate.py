@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from ..data.artifact import Artifact
-from ..data.documents import read_passages
+from ..data.documents import Passage, read_passages
 from ..data.duplicates import Duplicates
 from ..data.errors import NotEnoughData
 from ..data.rows import Failed, Rejected, Source
@@ -69,20 +69,26 @@ def read_seeds(run: Run) -> list[Source]:
     return seeds
 
 
-def read_candidates(run: Run) -> Candidates:
-    """What may be asked for, with all files read that it is made from."""
-    recipe, stage = run.recipe, run.recipe.generate
+def passages_of(run: Run) -> dict[int, list[Passage]]:
+    """What the strategies that write from documents read, by the strategy's place."""
+    stage = run.recipe.generate
     assert stage is not None
-    passages = {
+    return {
         place: read_passages(
             strategy.path, run.folder, f"generate.strategies.{place}.path", strategy.passage, pii=run.redacts
         )
         for place, strategy in enumerate(stage.strategies)
         if isinstance(strategy, Documents)
     }
+
+
+def read_candidates(run: Run) -> Candidates:
+    """What may be asked for, with all files read that it is made from."""
+    recipe, stage = run.recipe, run.recipe.generate
+    assert stage is not None
     shelf = Shelf(
         read_seeds(run),
-        passages,
+        passages_of(run),
         list(recipe.labels),
         shown=stage.examples,
         split=recipe.split,

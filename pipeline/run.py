@@ -30,6 +30,7 @@ from . import curate, curve, evaluate, generate, label, publish, train
 from .ask import label_values
 from .config import GenerateStage
 from .context import Run, versions
+from .garbage import NOTE
 from .outcome import Outcome
 from .rubric import AskRubric
 from .strategies.kinds import Documents
@@ -235,6 +236,8 @@ def run_stages(run: Run, until: str | None = None) -> dict[str, dict[str, Any]]:
     told = False
     with Lock(run.storage, f"{run.recipe.name}/lock.json") as lock:
         run.storage.replace(f"{run.recipe.name}/recipe.yaml", run.loaded.text.encode())
+        folders = {key: artifact.path for key, (_, artifact) in placed.items()}
+        run.storage.replace(f"{run.recipe.name}/{NOTE}", json.dumps(folders, indent=2).encode())
         for key in wanted:
             stage, artifact = placed[key]
             manifest = artifact.manifest()

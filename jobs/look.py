@@ -1,0 +1,248 @@
+"""Commands that look at what runs left, and clean up: `data`, `ledger` and `gc`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..data.errors import BadInput
+from .command import cli, opened_run, recipe_command
+
+if TYPE_CHECKING:
+    from ..data.storage import LocalStorage
+    from ..pipeline.context import Run
+    from ..pipeline.progress import Reporter
+
+_SHOWN = 12
+"""Values of a column that are counted on screen."""
+
+
+@recipe_command(
+    "Show a run's rows: what they are, why some are not, where one comes from, and which are alike.",
+    example="understudy data jobs/tickets/recipe.yaml --near 'where is my parcel?'",
+)
+@click.option("--row", help="The lineage of the row with this id, or with one that begins so.")
+@click.option("--rejected", metavar="REASON", help="Rows rejected for this, with the evidence.")
+@click.option("--near", metavar="TEXT|ID", help="Rows that are like a text, or like a row.")
+@click.option("--least", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Similarity for --near.")
+@click.option("-n", "most", type=click.IntRange(1), default=20, show_default=True, help="Rows to show.")
+def data(
+    recipe: Path,
+    root: Path | None,
+    overrides: Sequence[str],
+    events: bool,
+    row: str | None,
+    rejected: str | None,
+    near: str | None,
+    least: float,
+    most: int,
+) -> int:
+    with opened_run(recipe, root, overrides, events) as opened:
+        if row is not None:
+            _say_lineage(opened, row)
+        elif rejected is not None:
+            _say_rejected(opened, rejected, most)
+        elif near is not None:
+            _say_near(opened, near, least, most)
+        else:
+            _say_overview(opened)
+    return 0
+
+
+def _say_overview(run: Run) -> None:
+    from ..pipeline.lineage import finished, overview
+
+    for stage, artifact in finished(run).items():
+        seen = overview(stage, artifact, bool(run.recipe.labels))
+        counts = seen.counts
+        run.reporter.say(f"{stage}: {counts['accepted']} of {counts['requested']} rows, in {artifact.path}")
+        for name, counted in seen.by.items():
+            shown = ", ".join(f"{value} {rows}" for value, rows in counted.most_common(_SHOWN))
+            more = f", and {len(counted) - _SHOWN} others" if len(counted) > _SHOWN else ""
+            run.reporter.say(f"  {name}: {shown}{more}")
+        for reason, (rows, evidence) in sorted(seen.rejected.items()):
+            run.reporter.say(f"  rejected, {reason}: {rows}, such as: {evidence}")
+        run.reporter.event("data", **asdict(seen))
+
+
+def _say_lineage(run: Run, prefix: str) -> None:
+    from ..pipeline.lineage import lineage
+
+    for step in lineage(run, prefix):
+        run.reporter.say(f"{step.stage:<14} {step.what}")
+        run.reporter.event("lineage", **asdict(step))
+
+
+def _say_rejected(run: Run, reason: str, most: int) -> None:
+    from ..pipeline.lineage import rejects
+
+    for number, row in enumerate(rejects(run, reason)):
+        if number < most:
+            run.reporter.say(f"{row['stage']:<9} {row['id']}  {row['evidence']}")
+            run.reporter.event("rejected", **row)
+    if number >= most:
+        run.reporter.say(f"{number + 1 - most} more; -n {number + 1} shows all")
+
+
+def _say_near(run: Run, text: str, least: float, most: int) -> None:
+    from ..pipeline.lineage import near
+
+    found = near(run, text, least)
+    for likeness, name, side, said in found[:most]:
+        run.reporter.say(f"{likeness:.2f}  {name}  {side:<11} {' '.join(said.split())[:120]}")
+        run.reporter.event("near", similarity=likeness, id=name, side=side, input=said)
+    run.reporter.say(f"{len(found)} rows at {least:g} or above; curate calls {_near(run)} a copy")
+
+
+def _near(run: Run) -> str:
+    threshold = run.recipe.curate.duplicates.near
+    return "nothing but the same text" if threshold is None else f"{threshold:g} or above"
+
+
+def root_command(group: click.Group, name: str, help_text: str, *, example: str) -> Callable[..., click.Command]:
+    """A command on a root, whatever recipes ran on it."""
+
+    def wrap(function: Callable[..., Any]) -> click.Command:
+        for decorate in (
+            click.option("--json", "events", is_flag=True, help="One JSON event a line on stdout."),
+            click.option("--root", type=click.Path(path_type=Path), help="The root; by default ./runs."),
+        ):
+            function = decorate(function)
+        return group.command(name, help=help_text, epilog=f"Example: {example}")(function)
+
+    return wrap
+
+
+@contextmanager
+def opened_root(root: Path | None, events: bool, *, alone: bool) -> Iterator[tuple[LocalStorage, Reporter]]:
+    """A root that is there.
+
+    Args:
+        alone: hold the lock of every job on it meanwhile.
+
+    Raises:
+        BadInput: there is no such folder.
+        Locked: a run is under way.
+    """
+    from ..data.lock import Lock
+    from ..data.storage import LocalStorage
+    from ..pipeline.garbage import jobs
+    from ..pipeline.progress import Reporter
+
+    place = (root or Path(os.environ.get("UNDERSTUDY_ROOT", "runs"))).expanduser().resolve()
+    if not place.is_dir():
+        raise BadInput(f"{place}: no such root; give the one that runs named in their first line, with --root")
+    reporter = Reporter(events=events)
+    reporter.say(f"root: {place}")
+    storage = LocalStorage(place)
+    with ExitStack() as held:
+        for job in jobs(storage) if alone else ():
+            held.enter_context(Lock(storage, f"{job}/lock.json"))
+        yield storage, reporter
+
+
+@cli.group("ledger", invoke_without_command=True, epilog="Example: understudy ledger --root runs")
+@click.option("--root", type=click.Path(path_type=Path), help="The root; by default ./runs.")
+@click.option("--json", "events", is_flag=True, help="One JSON event a line on stdout.")
+@click.pass_context
+def ledger_group(context: click.Context, root: Path | None, events: bool) -> None:
+    """Count what was asked and paid for, by teacher, run and month."""
+    if context.invoked_subcommand is not None:
+        return
+    from ..data.ledger import Ledger
+    from ..pipeline.accounts import accounts
+
+    with opened_root(root, events, alone=False) as (storage, reporter):
+        ledger = Ledger(storage)
+        try:
+            for account in accounts(ledger):
+                reporter.say(account.line())
+                reporter.event("ledger", **asdict(account))
+            reporter.say(f"{len(ledger)} answers can be found again")
+        finally:
+            ledger.close()
+
+
+@root_command(
+    ledger_group,
+    "forget",
+    "Erase a text, such as a person's name, from the ledger and from all that was made of it. Without --yes, only say "
+    "where it stands. What was paid stays counted.",
+    example="understudy ledger forget --match 'jo@example.com'",
+)
+@click.option("--match", required=True, help="The text; upper and lower case alike.")
+@click.option("--regex", is_flag=True, help="It is a regular expression.")
+@click.option("--yes", is_flag=True, help="Erase it.")
+def forget(root: Path | None, events: bool, match: str, regex: bool, yes: bool) -> int:
+    from ..data.forgetting import find
+    from ..data.forgetting import forget as erase
+    from ..data.ledger import Ledger
+
+    matches = _matcher(match, regex)
+    with opened_root(root, events, alone=yes) as (storage, reporter):
+        ledger = Ledger(storage)
+        try:
+            places = find(storage, ledger, matches)
+            reporter.say(f"ledger: {places.records} answers" + (" erased" if yes else ""))
+            for folder, why in sorted(places.stages.items()):
+                reporter.say(f"{folder}: {why}")
+            for file in places.files:
+                reporter.say(file)
+            reporter.event("forget", **asdict(places), erased=yes)
+            if yes:
+                erase(storage, ledger, matches, places)
+        finally:
+            ledger.close()
+        reporter.say(_next(bool(places), yes))
+    return 0
+
+
+def _matcher(match: str, regex: bool) -> Callable[[str], bool]:
+    if not match.strip():
+        raise BadInput("--match: is empty, and so in every text; give a name or an address")
+    if not regex:
+        folded = match.casefold()
+        return lambda text: folded in text.casefold()
+    try:
+        pattern = re.compile(match, re.IGNORECASE)
+    except re.error as error:
+        raise BadInput(f"--match '{match}': not a regular expression: {error}; mend it") from None
+    return lambda text: pattern.search(text) is not None
+
+
+def _next(found: bool, erased: bool) -> str:
+    if not found:
+        return "it stands nowhere under this root"
+    if not erased:
+        return "nothing is erased; add --yes. Students among these have to be trained again: the next run does it"
+    return "your own inputs and what is published are yours to change; then run again, and stages are made anew"
+
+
+@root_command(
+    cli,
+    "gc",
+    "List what no job's last run needs: stages of recipes as they were, half-written files. --yes removes it; the "
+    "ledger always stays.",
+    example="understudy gc --root runs --yes",
+)
+@click.option("--yes", is_flag=True, help="Remove it.")
+def gc(root: Path | None, events: bool, yes: bool) -> int:
+    from ..pipeline.garbage import leftovers
+
+    with opened_root(root, events, alone=yes) as (storage, reporter):
+        found = leftovers(storage)
+        for left in found:
+            reporter.say(f"{left.path}: {left.bytes:,} bytes, {left.days:.0f} days old; {left.why}")
+            reporter.event("leftover", **asdict(left), removed=yes)
+            if yes:
+                storage.delete(left.path)
+        total = sum(left.bytes for left in found)
+        reporter.say(f"{len(found)} leftovers, {total:,} bytes" + (" removed" if yes else "; --yes removes them"))
+    return 0

@@ -1,0 +1,296 @@
+"""Looking at rows and ledgers, forgetting a person, and clearing away what nobody needs."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from understudy.data.errors import BadInput, Locked
+from understudy.data.ledger import Ledger
+from understudy.data.lock import Lock
+from understudy.data.storage import LocalStorage
+from understudy.jobs.cli import cli
+from understudy.pipeline.accounts import accounts
+from understudy.pipeline.lineage import lineage, near
+from understudy.teachers.recorded import spent_before
+
+from .endpoint import Endpoint
+from .test_pipeline_stages import TEXTS, Job, job, labels, team
+
+PERSON = "Jo Example"
+
+
+def command(*arguments: str) -> int:
+    code = cli.main([str(argument) for argument in arguments], standalone_mode=False)
+    return code or 0
+
+
+@pytest.fixture
+def endpoint():
+    with Endpoint(then=labels) as serving:
+        yield serving
+
+
+@pytest.fixture
+def made(tmp_path, endpoint) -> Job:
+    """A curated run; one of its rows names a person, and one is a copy."""
+    texts = [*TEXTS[:30], TEXTS[0].upper(), f"{PERSON} asks where the parcel is today, and why it is late"]
+    price = {"input": 10.0, "output": 10.0}
+    lead = {"kind": "openai", "model": "m", "base_url": endpoint.base_url, "price": price}
+    made = job(tmp_path, endpoint, texts, teachers={"lead": lead}, curate={"duplicates": {"near": None}})
+    made.run("curate")
+    return made
+
+
+def recipe(made: Job) -> tuple[str, ...]:
+    return str(made.folder / "recipe.yaml"), "--root", str(made.folder / "root")
+
+
+def test_an_overview_counts_what_the_shards_hold(made, capsys):
+    assert command("data", *recipe(made)) == 0
+
+    said = capsys.readouterr().err
+    assert "label: 32 of 32 rows" in said
+    assert "curate: 31 of 32 rows" in said
+    assert "  rejected, " in said
+    assert "  origin: unlabeled 31" in said
+
+
+def test_rejected_rows_are_shown_with_their_evidence(made, capsys):
+    [reason] = made.artifact("curate").manifest()["rows"]["rejected"]
+    command("data", *recipe(made), "--rejected", reason, "--json")
+
+    shown = capsys.readouterr()
+    [event] = [json.loads(line) for line in shown.out.splitlines()]
+    assert event["stage"] == "curate"
+    assert event["evidence"] in shown.err
+    with pytest.raises(BadInput) as caught:
+        command("data", *recipe(made), "--rejected", "size")
+    assert str(caught.value) == f"--rejected size: no row was; rows were for: {reason}"
+
+
+def test_a_row_is_followed_from_its_root_to_where_it_went(made):
+    kept = next(row for row in made.rows("curate") if row.side == "train" and row.input.startswith("message"))
+    with made.opened() as run:
+        steps = [(step.stage, step.what) for step in lineage(run, kept.id[:10])]
+
+    assert steps == [
+        ("root", f"{kept.root}, on the side train: an input of pool.jsonl"),
+        ("label", f"answer 1 of lead: {team(kept.input)}"),
+        ("label", f"labelled: {kept.output}"),
+        ("curate", "kept, on the side train"),
+    ]
+
+
+def test_a_rejected_row_is_followed_to_its_end(made):
+    [lost] = made.artifact("curate").rows("rejected")
+    with made.opened() as run:
+        steps = lineage(run, lost["id"])
+
+    assert steps[-1].stage == "curate"
+    assert steps[-1].what == f"rejected: {lost['reason']} ({lost['evidence']})"
+
+
+def test_an_id_that_is_none_or_several_is_refused(made):
+    with made.opened() as run:
+        for prefix, said in (("zz", "no row has an id that begins so"), ("", "32 rows have, such as ")):
+            with pytest.raises(BadInput, match=said):
+                lineage(run, prefix)
+
+
+def test_what_is_alike_is_found_by_text_and_by_id(made, capsys):
+    asked = "message number 3 about order 23757"
+    command("data", *recipe(made), "--near", asked.upper())
+    assert "1.00  " in capsys.readouterr().err
+    name = next(row.id for row in made.rows("curate") if row.input == asked)
+    with made.opened() as run:
+        found = near(run, name, 0.3)
+        text = near(run, asked, 0.3)
+    assert found == [one for one in text if one[1] != name]
+    assert [one[0] for one in found] == sorted((one[0] for one in found), reverse=True)
+
+
+def test_before_any_row_is_written_it_is_one_line(tmp_path, endpoint):
+    made = job(tmp_path, endpoint)
+    with made.opened(), pytest.raises(BadInput) as caught:
+        command("data", *recipe(made))
+    assert str(caught.value).endswith("recipe.yaml` has them be")
+    assert "no rows are written yet; `understudy label " in str(caught.value)
+
+
+def test_the_ledger_adds_up_to_what_was_paid(made, capsys):
+    assert command("ledger", "--root", made.folder / "root", "--json") == 0
+
+    shown = capsys.readouterr()
+    [event] = [json.loads(line) for line in shown.out.splitlines()]
+    assert (event["answers"], event["input_tokens"], event["run"], event["teacher"]) == (32, 32 * 7, "t", "m")
+    assert event["usd"] == pytest.approx(32 * 9 * 10 / 1e6)
+    assert event["month"] == time.strftime("%Y-%m", time.gmtime())
+    assert "32 answers can be found again" in shown.err
+
+
+def everything_under(root: Path) -> str:
+    """All that can be read under a root, shards and index included."""
+    texts = []
+    for path in root.rglob("*"):
+        if path.suffix == ".parquet":
+            texts.append(json.dumps(pq.read_table(path).to_pylist(), default=str))
+        elif path.is_file():
+            texts.append(path.read_bytes().decode(errors="replace"))
+    return html.unescape("\n".join(texts)).casefold()
+
+
+def ledger(root: Path) -> Ledger:
+    return Ledger(LocalStorage(root))
+
+
+def paid(root: Path) -> float:
+    opened = ledger(root)
+    try:
+        return spent_before(opened, "t")
+    finally:
+        opened.close()
+
+
+def test_without_yes_it_is_only_said_where_a_text_stands(made, capsys):
+    root = made.folder / "root"
+    before = everything_under(root)
+
+    assert command("ledger", "forget", "--root", root, "--match", PERSON.upper()) == 0
+
+    said = capsys.readouterr().err
+    assert "ledger: 1 answers\n" in said
+    assert f"{made.artifact('label').path}: the text stands in default/" in said
+    assert "nothing is erased; add --yes" in said
+    assert everything_under(root) == before
+
+
+def test_a_person_is_forgotten_everywhere_and_what_was_paid_stays_counted(made, endpoint, capsys):
+    root = made.folder / "root"
+    spent = paid(root)
+
+    assert command("ledger", "forget", "--root", root, "--match", PERSON, "--yes") == 0
+
+    assert PERSON.casefold() not in everything_under(root)
+    assert "ledger: 1 answers erased" in capsys.readouterr().err
+    assert paid(root) == pytest.approx(spent)
+    opened = ledger(root)
+    assert sum(account.forgotten for account in accounts(opened)) == 1
+    opened.close()
+
+    asked = len(endpoint.requests)
+    made.write("pool.jsonl", TEXTS[:30])  # the user's own file is the user's to change
+    made.run("curate")
+    assert len(endpoint.requests) == asked, "all other answers are still known"
+    assert command("ledger", "forget", "--root", root, "--match", PERSON) == 0
+    assert "it stands nowhere under this root" in capsys.readouterr().err
+
+
+def test_a_stage_made_from_one_that_holds_the_text_goes_with_it(made):
+    from understudy.data.forgetting import find
+
+    root = LocalStorage(made.folder / "root")
+    opened = Ledger(root)
+    try:
+        places = find(root, opened, lambda text: "message number 29 " in text)
+        label, curate = made.artifact("label").path, made.artifact("curate").path
+        assert set(places.stages) == {label, curate}
+        for folder in (made.folder / "root" / curate).glob("*"):
+            if folder.is_dir():
+                for shard in folder.iterdir():
+                    shard.unlink()
+        assert find(root, opened, lambda text: "message number 29 " in text).stages[curate] == f"made from {label}"
+    finally:
+        opened.close()
+
+
+def test_a_regular_expression_finds_too_and_a_bad_one_is_refused(made, capsys):
+    root = made.folder / "root"
+    command("ledger", "forget", "--root", root, "--match", r"jo\s+ex\w+", "--regex")
+    assert "ledger: 1 answers" in capsys.readouterr().err
+    for match, said in (("(", "--match '(': not a regular expression: "), (" ", "--match: is empty, and so in every")):
+        with pytest.raises(BadInput) as caught:
+            command("ledger", "forget", "--root", root, "--match", match, "--regex")
+        assert str(caught.value).startswith(said)
+
+
+def test_nothing_is_erased_or_removed_under_a_run(made):
+    root = made.folder / "root"
+    with Lock(LocalStorage(root), "t/lock.json"):
+        for arguments in (("ledger", "forget", "--match", PERSON), ("gc",)):
+            with pytest.raises(Locked):
+                command(*arguments, "--root", root, "--yes")
+    assert PERSON.casefold() in everything_under(root)
+
+
+_KILLED = """
+import os, signal, sys
+from understudy.data import ledger as module
+from understudy.data.storage import LocalStorage
+class Dying(LocalStorage):
+    def replace(self, path, data):
+        if "segments" in path:
+            if sys.argv[2] == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            super().replace(path, data)
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().replace(path, data)
+module.Ledger(Dying(sys.argv[1])).erase(lambda record: "Jo Example" in str(record.body))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_killed_while_forgetting_the_ledger_is_whole_and_the_next_time_completes_it(made, moment):
+    root = made.folder / "root"
+    code = _KILLED.replace("Dying(sys.argv[1])", "Dying(__import__('pathlib').Path(sys.argv[1]))")
+    done = subprocess.run([sys.executable, "-c", code, str(root), moment], env=os.environ, check=False)
+    assert done.returncode == -signal.SIGKILL
+
+    opened = ledger(root)
+    assert (len(list(opened.records())), opened.damaged_records) == (32, 0)
+    opened.close()
+    command("ledger", "forget", "--root", root, "--match", PERSON, "--yes")
+    assert PERSON.casefold() not in everything_under(root)
+
+
+def test_what_no_last_run_needs_is_listed_and_removed(made, capsys):
+    root = made.folder / "root"
+    old = made.artifact("curate").path
+    made.run("curate", "curate.duplicates.near=0.7")
+    (root / "stages" / ".abcdef0123456789").write_bytes(b"half")
+    os.utime(root / "stages" / ".abcdef0123456789", (0, 0))
+
+    assert command("gc", "--root", root) == 0
+    said = capsys.readouterr().err
+    assert f"{old}: " in said
+    assert "no job's last run names it" in said
+    assert "2 leftovers, " in said
+    assert (root / old).is_dir()
+
+    assert command("gc", "--root", root, "--yes") == 0
+    assert not (root / old).exists()
+    assert not (root / "stages" / ".abcdef0123456789").exists()
+    assert made.run("curate", "curate.duplicates.near=0.7")["rows"]["accepted"]
+    capsys.readouterr()
+    command("gc", "--root", root)
+    assert "0 leftovers, 0 bytes" in capsys.readouterr().err
+
+
+def test_a_root_that_is_not_there_is_one_line(tmp_path):
+    for arguments in (("gc",), ("ledger",), ("ledger", "forget", "--match", "x")):
+        with pytest.raises(BadInput) as caught:
+            command(*arguments, "--root", tmp_path / "none")
+        assert str(caught.value) == (
+            f"{tmp_path / 'none'}: no such root; give the one that runs named in their first line, with --root"
+        )
+    assert not (tmp_path / "none").exists()
