@@ -10,8 +10,10 @@ as it was, so pieces are looked up, exactly, and only what shares one is compare
 from __future__ import annotations
 
 import re
+import sys
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 
 from .duplicates import fold
@@ -21,6 +23,9 @@ _FEWEST = 4
 
 _PER_CHANGE = 10
 _MOST_CHANGES = 3
+
+_LOOSE = 8
+"""Words from which a text is found inside another though a word is changed: its pieces have four words then."""
 
 _ALONE = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 """Characters of scripts that put no spaces between words: each stands for a word."""
@@ -44,11 +49,6 @@ class _Known:
     text: str
     words: Words
 
-    @property
-    def changes(self) -> int:
-        """Words that may be otherwise."""
-        return min(_MOST_CHANGES, max(1, len(self.words) // _PER_CHANGE))
-
 
 class Contamination:
     """The texts of tests, and whether another text has one of them."""
@@ -56,24 +56,29 @@ class Contamination:
     def __init__(self) -> None:
         self._same: dict[str, _Known] = {}
         """By all its letters, however they are spaced."""
-        self._pieces: defaultdict[Words, list[tuple[_Known, int]]] = defaultdict(list)
-        """Texts by a piece of them, with its place."""
+        self._near: defaultdict[tuple[int, int, Words], list[_Known]] = defaultdict(list)
+        """By its length, and the place and the words of a piece."""
+        self._inside: defaultdict[Words, list[tuple[_Known, int]]] = defaultdict(list)
+        """By the words of a piece, with its place; a text that has to be there word for word by all of them."""
+        self._known_lengths: set[int] = set()
         self._lengths: set[int] = set()
-        """Of pieces."""
+        """Of the pieces by which texts are found inside others."""
 
     def add(self, test: str, text: str) -> None:
         """Know a text of a test; of two equal ones the first is named."""
-        known = _Known(test, text, words_of(text))
+        known = _Known(test, text, tuple(map(sys.intern, words_of(text))))
         letters = "".join(known.words)
         if not letters or letters in self._same:
             return
         self._same[letters] = known
-        if len(known.words) < _FEWEST:
+        length = len(known.words)
+        if length < _FEWEST:
             return
-        pieces = known.changes + 1
-        ends = [len(known.words) * number // pieces for number in range(pieces + 1)]
-        for start, end in pairwise(ends):
-            self._pieces[known.words[start:end]].append((known, start))
+        self._known_lengths.add(length)
+        for start, end in _pieces(length):
+            self._near[length, start, known.words[start:end]].append(known)
+        for start, end in _pieces(length) if length >= _LOOSE else [(0, length)]:
+            self._inside[known.words[start:end]].append((known, start))
             self._lengths.add(end - start)
 
     def find(self, text: str) -> Leak | None:
@@ -81,29 +86,47 @@ class Contamination:
         words = words_of(text)
         if same := self._same.get("".join(words)):
             return Leak("same", same.test, same.text)
-        inside: Leak | None = None
-        for known, start in self._sharing(words):
-            if _distance(known.words, words) <= known.changes:
-                return Leak("near", known.test, known.text)
-            if inside is None and self._holds(words, known, start):
-                inside = Leak("inside", known.test, known.text)
-        return inside
+        if near := self._find_near(words):
+            return Leak("near", near.test, near.text)
+        if inside := self._find_inside(words):
+            return Leak("inside", inside.test, inside.text)
+        return None
 
-    def _sharing(self, words: Words) -> list[tuple[_Known, int]]:
-        """Texts that have a piece in common with these words, each with where it would begin among them."""
-        found: dict[tuple[int, int], tuple[_Known, int]] = {}
+    def _find_near(self, words: Words) -> _Known | None:
+        """A text with this one's words but a few: a piece that is as it was is at most so many places away."""
+        for length in range(max(_FEWEST, len(words) - _MOST_CHANGES), len(words) + _MOST_CHANGES + 1):
+            changes = _changes(length)
+            if length not in self._known_lengths or abs(length - len(words)) > changes:
+                continue
+            for start, end in _pieces(length):
+                for first in range(max(0, start - changes), start + changes + 1):
+                    for known in self._near.get((length, start, words[first : first + end - start]), ()):
+                        if _distance(known.words, words) <= changes:
+                            return known
+        return None
+
+    def _find_inside(self, words: Words) -> _Known | None:
+        """A text that stands in this one, nearly all of it; a short one as it is."""
         for length in sorted(self._lengths):
-            for start in range(len(words) - length + 1):
-                for known, place in self._pieces.get(words[start : start + length], ()):
-                    if len(known.words) <= len(words) + known.changes:
-                        found.setdefault((id(known), start - place), (known, start - place))
-        return list(found.values())
+            for first in range(len(words) - length + 1):
+                for known, start in self._inside.get(words[first : first + length], ()):
+                    changes = _changes(len(known.words)) if len(known.words) >= _LOOSE else 0
+                    window = words[max(0, first - start) : max(0, first - start + len(known.words))]
+                    if _distance(known.words, window) <= changes:
+                        return known
+        return None
 
-    def _holds(self, words: Words, known: _Known, start: int) -> bool:
-        """Whether nearly all of a text stands at a place; a short one has to be there as it is."""
-        changes = known.changes if len(known.words) >= 2 * _FEWEST else 0
-        window = words[max(0, start) : max(0, start + len(known.words))]
-        return _distance(known.words, window) <= changes
+
+def _changes(length: int) -> int:
+    """Words that may be otherwise in a text of so many."""
+    return min(_MOST_CHANGES, max(1, length // _PER_CHANGE))
+
+
+@cache
+def _pieces(length: int) -> list[tuple[int, int]]:
+    """Start and end of the pieces of a text, one more than words may be otherwise."""
+    pieces = _changes(length) + 1
+    return list(pairwise(length * number // pieces for number in range(pieces + 1)))
 
 
 def words_of(text: str) -> Words:

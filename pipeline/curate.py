@@ -24,7 +24,7 @@ from .executor import ask_all
 from .outcome import Outcome, refuse_too_many_failed
 from .rubric import SCORES, AskRubric
 
-VERSION = 3
+VERSION = 4
 
 _ORDER: tuple[Side, ...] = ("test", "validation", "calibration", "train")
 

@@ -6,11 +6,11 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import chain
 from typing import Any
 
 from ..data.artifact import Artifact
-from ..data.duplicates import fold
+from ..data.duplicates import fold, shingles, similarity
 from ..data.errors import BadInput
 from ..data.rows import Answer, Source
 from .context import Run
@@ -184,16 +184,6 @@ def near(run: Run, text: str, least: float) -> list[tuple[float, str, str, str]]
     """
     rows = list(read_sources(list(finished(run).values())[-1]))
     same = [row for row in rows if row.id == text]
-    wanted = shingles(same[0].input if same else text)
-    likeness = ((_jaccard(wanted, shingles(row.input)), row.id, row.side, row.input) for row in rows)
+    wanted = shingles(fold(same[0].input if same else text))
+    likeness = ((similarity(wanted, shingles(fold(row.input))), row.id, row.side, row.input) for row in rows)
     return sorted((one for one in likeness if one[0] >= least and one[1] != text), reverse=True)
-
-
-def shingles(text: str) -> set[str]:
-    """Words and pairs of words."""
-    words = fold(text).split()
-    return {*words, *(" ".join(pair) for pair in pairwise(words))}
-
-
-def _jaccard(one: set[str], other: set[str]) -> float:
-    return len(one & other) / len(one | other) if one | other else 1.0

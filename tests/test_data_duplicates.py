@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 from pydantic import ValidationError
 
-from understudy.data.duplicates import DuplicateRecipe, Duplicates, fold
+from understudy.data.duplicates import DuplicateRecipe, Duplicates, fold, shingles, similarity
 
 FOX = "the quick brown fox jumps over the lazy dog and runs far away into the dark green wood behind our old house"
 
@@ -164,3 +164,24 @@ def test_a_similarity_that_cannot_be_is_refused(value, message):
     with pytest.raises(ValidationError) as caught:
         DuplicateRecipe(near=value)
     assert caught.value.errors()[0]["msg"] == message
+
+
+def test_near_is_what_comparing_each_with_each_says():
+    draw = random.Random(4)
+    words = [f"word{number}" for number in range(60)]
+    known, kept, found, copies = near(), [], 0, 0
+    for number in range(1500):
+        text = draw.sample(words, draw.randint(4, 24))
+        if kept and draw.random() < 0.5:
+            text = draw.choice(kept).split()
+            for _ in range(draw.randint(1, 2)):
+                text[draw.randrange(len(text))] = draw.choice(words)
+        parts = shingles(fold(" ".join(text)))
+        copy = any(similarity(parts, shingles(fold(other))) >= 0.8 for other in kept)
+        said = known.seen(str(number), " ".join(text)) is not None
+        assert copy or not said, "no row is dropped for an unlucky sketch"
+        copies, found = copies + copy, found + said
+        if not said:
+            kept.append(" ".join(text))
+    assert copies > 100
+    assert found >= 0.98 * copies
