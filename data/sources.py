@@ -21,6 +21,7 @@ from typing import Any
 from pydantic import Field
 
 from .config import Recipe
+from .conversation import messages_in, transcript
 from .errors import BadInput
 from .fingerprint import fingerprint, row_id
 from .pii import redacted
@@ -29,7 +30,7 @@ from .sheet import COLUMNS, delimiter_of, row_and_root, unguarded
 from .sides import Split, side_of
 
 HUB = "hub://"
-_TEXT_COLUMNS = ("input", "text", "message", "question", "prompt")
+_TEXT_COLUMNS = ("input", "text", "message", "question", "prompt", "messages")
 _OUTPUT_COLUMNS = ("output", "label", "answer")
 _SLICES = "evaluate.slices"
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
@@ -403,6 +404,8 @@ def _cell(value: Any) -> str:
     """A value as text; nothing for what is missing, as files of numbers have it too."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
+    if turns := messages_in(value):
+        value = transcript(turns)
     text = value if isinstance(value, str) else _json_text(value) if isinstance(value, dict | list) else str(value)
     return _HALF_PAIR.sub("\ufffd", text)
 

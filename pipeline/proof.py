@@ -165,6 +165,9 @@ def _notes(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> list[str]:
         notes.append(f"Of {rows} inputs written for a label, {other} were labelled with another, which counts.")
     sides = manifests["curate"]["summary"]["sides"]
     notes.append("Rows by side: " + ", ".join(f"{sides[side]} {side}" for side in SIDES if side in sides) + ".")
+    for test, found in manifests["curate"]["summary"].get("contamination", {}).items():
+        if found["found"]:
+            notes.append(f"{found['found']} rows were not learnt, because a row of the test '{test}' stands in them.")
     for name, student in run.recipe.students.items():
         if len(student.train.seeds) == 1:
             notes.append(f"Student '{name}' was trained with a single seed; the spread over seeds is not known.")

@@ -25,10 +25,20 @@ class _Task(Recipe):
     test: dict[str, str] = Field(default_factory=dict)
     """Gold tests by name, each a file of {input, output}; the first one is the verdict's."""
 
+    turns: int = Field(1, ge=1, le=21)
+    """Messages of an input that a teacher writes: user and assistant by turns, the user first and last."""
+
     pii: Literal["off", "redact", "reject"] = "off"
     """E-mail addresses, telephone, account and card numbers and IP addresses in inputs, before a prompt leaves this
     process and before a student reads them: put placeholders in their place, or do without such inputs. Names and
     street addresses are not found."""
+
+    @field_validator("turns")
+    @classmethod
+    def _the_user_has_the_last_word(cls, turns: int) -> int:
+        if turns % 2 == 0:
+            raise ValueError(f"{turns} messages end with the assistant's, and nothing is asked; use {turns + 1}")
+        return turns
 
     @field_validator("unlabeled", mode="before")
     @classmethod

@@ -74,7 +74,7 @@ def test_the_packaged_templates_serve_every_kind_of_task():
         system, user = load_template("label", None, Path()).render(VALUES | kind)
         assert kind["schema"] in system.content
         assert user.content == "Input: hello"
-    values = {"instruction": "x", "label": "", "meaning": "", "schema": "", "examples": (), "number": 0}
+    values = {"instruction": "x", "label": "", "meaning": "", "schema": "", "examples": (), "number": 0, "turns": 1}
     assert len(load_template("generate", None, Path()).render(values)) == 2
 
 

@@ -338,7 +338,9 @@ def test_the_report_tells_strategies_apart_by_yield_by_intent_and_by_how_the_stu
 
 
 def candidate(**fields) -> Candidate:
-    return Candidate(**{"number": 7, "strategy": "evolve", "label": "other", "root": "r", "side": "train"} | fields)
+    return Candidate(
+        **{"number": 7, "turns": 1, "strategy": "evolve", "label": "other", "root": "r", "side": "train"} | fields
+    )
 
 
 @pytest.mark.parametrize(
@@ -391,6 +393,7 @@ def test_a_text_that_gives_orders_stays_between_its_marks(name, hostile, tmp_pat
         "meaning": "",
         "schema": "",
         "number": 0,
+        "turns": 1,
         "attributes": {"tone": "calm"},
         "other": "billing",
         "other_meaning": "",

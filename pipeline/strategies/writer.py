@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ...data.conversation import is_asked, transcript, turns_of
 from ...data.pii import redacted
 from ...data.rows import Answer, Failed, Prompt, Rejected, Source
 from ...data.teacher import Sampling, Teacher
@@ -69,9 +70,19 @@ class Writer:
     async def __call__(self, candidate: Candidate) -> Source | Rejected | Failed:
         strategy = self._strategies[candidate.strategy]
         if isinstance(strategy, TaskStrategy):
-            return self._private(await self._by_task(candidate, strategy))
+            return self._accepted(await self._by_task(candidate, strategy))
         said = await self._teacher.answer(self.prompt(candidate), self._sampling)
-        return self._private(read_input(candidate, said))
+        return self._accepted(read_input(candidate, said))
+
+    def _accepted(self, written: Source | Rejected | Failed) -> Source | Rejected | Failed:
+        """The same, a conversation where the task wants one, and without personal data where it wants none."""
+        turns = self._run.recipe.task.turns
+        if turns > 1 and isinstance(written, Source):
+            said = turns_of(written.input)
+            if not is_asked(said, turns):
+                return Rejected(written.id, "not_a_conversation", written.input[:200])
+            written = replace(written, input=transcript(said))
+        return self._private(written)
 
     def _private(self, written: Source | Rejected | Failed) -> Source | Rejected | Failed:
         """The same without personal data, as far as the recipe wants that: what is made up looks like anybody's."""
@@ -113,6 +124,7 @@ class Writer:
             "other": candidate.other,
             "other_meaning": recipe.labels.get(candidate.other, ""),
             "way": candidate.way,
+            "turns": recipe.task.turns,
         }
 
 
