@@ -12,8 +12,9 @@ from __future__ import annotations
 import re
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import pairwise
 
 from .duplicates import fold
@@ -56,11 +57,14 @@ class Contamination:
     def __init__(self) -> None:
         self._same: dict[str, _Known] = {}
         """By all its letters, however they are spaced."""
+        self._short: defaultdict[Words, list[_Known]] = defaultdict(list)
+        """Short texts by all their words, and by all but one: their pieces would be two words, as any text has."""
         self._near: defaultdict[tuple[int, int, Words], list[_Known]] = defaultdict(list)
         """By its length, and the place and the words of a piece."""
         self._inside: defaultdict[Words, list[tuple[_Known, int]]] = defaultdict(list)
         """By the words of a piece, with its place; a text that has to be there word for word by all of them."""
         self._known_lengths: set[int] = set()
+        """Of longer texts."""
         self._lengths: set[int] = set()
         """Of the pieces by which texts are found inside others."""
 
@@ -74,12 +78,16 @@ class Contamination:
         length = len(known.words)
         if length < _FEWEST:
             return
-        self._known_lengths.add(length)
-        for start, end in _pieces(length):
-            self._near[length, start, known.words[start:end]].append(known)
+        if length < _LOOSE:
+            for words in _with_one_less(known.words):
+                self._short[words].append(known)
         for start, end in _pieces(length) if length >= _LOOSE else [(0, length)]:
-            self._inside[known.words[start:end]].append((known, start))
+            piece = known.words[start:end]
+            self._inside[piece].append((known, start))
             self._lengths.add(end - start)
+            if length >= _LOOSE:
+                self._near[length, start, piece].append(known)
+                self._known_lengths.add(length)
 
     def find(self, text: str) -> Leak | None:
         """The leak that a text is or holds, the first of its kind: the same before near ones before those inside."""
@@ -94,7 +102,11 @@ class Contamination:
 
     def _find_near(self, words: Words) -> _Known | None:
         """A text with this one's words but a few: a piece that is as it was is at most so many places away."""
-        for length in range(max(_FEWEST, len(words) - _MOST_CHANGES), len(words) + _MOST_CHANGES + 1):
+        for fewer in _with_one_less(words) if len(words) <= _LOOSE else ():
+            for known in self._short.get(fewer, ()):
+                if _distance(known.words, words) <= 1:
+                    return known
+        for length in range(max(_LOOSE, len(words) - _MOST_CHANGES), len(words) + _MOST_CHANGES + 1):
             changes = _changes(length)
             if length not in self._known_lengths or abs(length - len(words)) > changes:
                 continue
@@ -117,6 +129,13 @@ class Contamination:
         return None
 
 
+def _with_one_less(words: Words) -> Iterator[Words]:
+    """All of them, then all but each."""
+    yield words
+    for place in range(len(words)):
+        yield (*words[:place], *words[place + 1 :])
+
+
 def _changes(length: int) -> int:
     """Words that may be otherwise in a text of so many."""
     return min(_MOST_CHANGES, max(1, length // _PER_CHANGE))
@@ -132,7 +151,12 @@ def _pieces(length: int) -> list[tuple[int, int]]:
 def words_of(text: str) -> Words:
     """What is compared: folded words, `haven't` and `top-up` one each; single characters of scripts without spaces."""
     spaced = _ALONE.sub(lambda found: f" {found[0]} ", text)
-    return tuple(word for piece in spaced.split() if (word := fold(piece).replace(" ", "")))
+    return tuple(filter(None, map(_word, spaced.split())))
+
+
+@lru_cache(maxsize=1 << 16)
+def _word(piece: str) -> str:
+    return fold(piece).replace(" ", "")
 
 
 def _distance(one: Words, other: Words) -> int:

@@ -338,9 +338,7 @@ def test_the_report_tells_strategies_apart_by_yield_by_intent_and_by_how_the_stu
 
 
 def candidate(**fields) -> Candidate:
-    return Candidate(
-        **{"number": 7, "turns": 1, "strategy": "evolve", "label": "other", "root": "r", "side": "train"} | fields
-    )
+    return Candidate(**{"number": 7, "strategy": "evolve", "label": "other", "root": "r", "side": "train"} | fields)
 
 
 @pytest.mark.parametrize(
