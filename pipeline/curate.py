@@ -17,7 +17,6 @@ from ..data.duplicates import Duplicates
 from ..data.errors import NotEnoughData
 from ..data.filters import built
 from ..data.rows import Example, Failed, Rejected, Side
-from ..data.sources import read_pairs
 from .context import Run
 from .examples import ExampleWriter, read_examples
 from .executor import ask_all
@@ -90,7 +89,7 @@ class Sieve:
                 self._known.seen(f"gold/{name}/{judged.id}", judged.input)
                 self._test(f"gold/{name}", judged.input)
         for path in stage.decontaminate.files if stage.decontaminate else ():
-            for row in read_pairs(path, run.folder, "curate.decontaminate.files", answered=False):
+            for row in run.pairs(path, "curate.decontaminate.files", answered=False):
                 self._test(path, row.input)
 
     def decide(self, row: Example) -> Example | Rejected:

@@ -47,16 +47,12 @@ def leftovers(storage: Storage) -> list[Leftover]:
 
 def in_use(storage: Storage) -> set[str]:
     """Folders that some job's last run names."""
-    used: set[str] = set()
-    for path, _ in storage.list(""):
-        if path.count("/") == 1 and path.endswith(f"/{NOTE}"):
-            used |= set(json.loads(storage.read(path)).values())
-    return used
+    return {folder for job in jobs(storage) for folder in json.loads(storage.read(f"{job}/{NOTE}")).values()}
 
 
 def jobs(storage: Storage) -> list[str]:
     """Names of the jobs that have run on a root."""
-    return sorted({path.split("/")[0] for path, _ in storage.list("") if path.count("/") == 1 and path.endswith(NOTE)})
+    return sorted(path.parent.name for path in storage.local("").glob(f"*/{NOTE}"))
 
 
 def _leftover(path: str, place: Path, why: str) -> Leftover:
