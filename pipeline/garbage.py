@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..data.errors import BadInput
 from ..data.storage import Storage
 
 NOTE = "stages.json"
@@ -51,8 +52,16 @@ def in_use(storage: Storage) -> set[str]:
 
 
 def jobs(storage: Storage) -> list[str]:
-    """Names of the jobs that have run on a root."""
-    return sorted(path.parent.name for path in storage.local("").glob(f"*/{NOTE}"))
+    """Names of the jobs that have run on a root.
+
+    Raises:
+        BadInput: one has not noted its stages, so that what it needs is not known.
+    """
+    names = sorted(path.parent.name for path in storage.local("").glob("*/recipe.yaml"))
+    for name in names:
+        if not storage.local(f"{name}/{NOTE}").exists():
+            raise BadInput(f"{storage.local(name)}: has no {NOTE}, so what it needs is not known; run that job again")
+    return names
 
 
 def _leftover(path: str, place: Path, why: str) -> Leftover:

@@ -274,6 +274,14 @@ def test_what_no_last_run_needs_is_listed_and_removed(made, capsys):
     assert "0 leftovers, 0 bytes" in capsys.readouterr().err
 
 
+def test_nothing_is_removed_while_it_is_not_known_what_a_job_needs(made):
+    root = made.folder / "root"
+    (root / "t" / "stages.json").unlink()
+    with pytest.raises(BadInput) as caught:
+        command("gc", "--root", root)
+    assert str(caught.value) == (f"{root / 't'}: has no stages.json, so what it needs is not known; run that job again")
+
+
 def test_a_root_that_is_not_there_is_one_line(tmp_path):
     for arguments in (("gc",), ("ledger",), ("ledger", "forget", "--match", "x")):
         with pytest.raises(BadInput) as caught:
