@@ -139,6 +139,18 @@ class Decontaminate(Recipe):
     """Benchmarks of others, each a file or pattern with a column `input` or `text`."""
 
 
+class MeaningRecipe(Recipe):
+    """Copies by meaning, beside those by wording."""
+
+    model: str = Field(min_length=1)
+    """A sentence model: a folder, relative to the recipe, or a hub id."""
+
+    revision: str = "main"
+
+    similarity: float = Field(0.95, gt=0, le=1)
+    """Cosine from which two rows count as copies; what it should be, the model decides: look at what is rejected."""
+
+
 class RubricRecipe(Recipe):
     """A teacher that scores rows."""
 
@@ -165,6 +177,9 @@ class CurateStage(Recipe):
     """null compares with nothing but copies of test rows."""
 
     duplicates: DuplicateRecipe = DuplicateRecipe()
+
+    meaning: MeaningRecipe | None = None
+    """Compares embeddings too."""
 
     judge: RubricRecipe | None = None
     """Asked about what all else leaves."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from ..data.artifact import Artifact
@@ -20,6 +21,7 @@ from ..data.rows import Example, Failed, Rejected, Side
 from .context import Run
 from .examples import ExampleWriter, read_examples
 from .executor import ask_all
+from .meaning import BLOCK, Meaning
 from .outcome import Outcome, refuse_too_many_failed
 from .rubric import SCORES, AskRubric
 
@@ -56,8 +58,7 @@ def curate(run: Run, artifact: Artifact, labelled: Artifact) -> Outcome:
     sound: set[str] = set()
     """Ids of rows for the judge."""
     with run.reporter.track("curate", manifest["rows"]["accepted"]) as tracker:
-        for row in rows():
-            decided = sieve.decide(row)
+        for row, decided in sieve.decisions(rows()):
             tracker.advance()
             if run.recipe.curate.judge and row.side != "test" and isinstance(decided, Example):
                 sound.add(row.id)
@@ -72,6 +73,22 @@ def curate(run: Run, artifact: Artifact, labelled: Artifact) -> Outcome:
     return Outcome(writer.close(), writer.counts, summary)
 
 
+def refuse_what_cannot_be_done(run: Run) -> None:
+    """Read what curation needs, before anything is paid for.
+
+    Raises:
+        BadInput: a filter, a benchmark or a model cannot be had.
+    """
+    stage = run.recipe.curate
+    built(stage.filters, run.folder)
+    for path in stage.decontaminate.files if stage.decontaminate else ():
+        run.pairs(path, "curate.decontaminate.files", answered=False)
+    if stage.meaning is not None:
+        Meaning(stage.meaning, run.folder)
+    if stage.judge is not None:
+        AskRubric().prompt(run, Example("", "text", "text", "", "train", "unlabeled"))
+
+
 class Sieve:
     """All that decides on a row without asking anybody."""
 
@@ -80,11 +97,14 @@ class Sieve:
         self._checks = built(stage.filters, run.folder)
         self._least = stage.agreement
         self._known = Duplicates(stage.duplicates)
+        self._meaning = Meaning(stage.meaning, run.folder) if stage.meaning else None
         self._tests = Contamination() if stage.decontaminate else None
         self._rows: Counter[str] = Counter()
         self._found: Counter[str] = Counter()
         self._pairs: dict[str, list[list[str]]] = {}
         for name, rows in run.gold().items():
+            if self._meaning is not None:
+                self._meaning.seen([f"gold/{name}/{row.id}" for row in rows], [row.input for row in rows])
             for judged in rows:
                 self._known.seen(f"gold/{name}/{judged.id}", judged.input)
                 self._test(f"gold/{name}", judged.input)
@@ -92,8 +112,26 @@ class Sieve:
             for row in run.pairs(path, "curate.decontaminate.files", answered=False):
                 self._test(path, row.input)
 
-    def decide(self, row: Example) -> Example | Rejected:
-        """The row, or why not."""
+    def decisions(self, rows: Iterator[Example]) -> Iterator[tuple[Example, Example | Rejected]]:
+        """Every row with what comes of it, in order."""
+        while block := list(islice(rows, BLOCK)):
+            decided = [self._decide(row) for row in block]
+            if self._meaning is not None:
+                decided = self._compared(self._meaning, decided)
+            yield from zip(block, decided, strict=True)
+
+    def _compared(self, meaning: Meaning, decided: list[Example | Rejected]) -> list[Example | Rejected]:
+        """The same, without rows that mean what an earlier one means."""
+        rows = [row for row in decided if isinstance(row, Example)]
+        copies = meaning.seen([f"{row.side}/{row.id}" for row in rows], [row.input for row in rows])
+        rejected = {
+            row.id: Rejected(row.id, _reason("meaning", row, copy[0]), f"{copy[1]:.3f} to {copy[0]}: {row.input[:160]}")
+            for row, copy in zip(rows, copies, strict=True)
+            if copy is not None
+        }
+        return [rejected.get(row.id, row) for row in decided]
+
+    def _decide(self, row: Example) -> Example | Rejected:
         for reason, check in self._checks.items():
             if evidence := check(row.input, row.output):
                 return Rejected(row.id, reason, evidence)
@@ -105,9 +143,7 @@ class Sieve:
                 return leak
         if copy := self._known.seen(f"{row.side}/{row.id}", row.input):
             kind, other = copy
-            side = other.partition("/")[0]
-            reason = f"{kind}_duplicate" if side == row.side else f"{kind}_duplicate_of_{side}"
-            return Rejected(row.id, reason, f"of {other}: {row.input[:160]}")
+            return Rejected(row.id, _reason(kind, row, other), f"of {other}: {row.input[:160]}")
         if row.side == "test":
             self._test(_HELD_OUT, row.input)
         return row
@@ -136,6 +172,12 @@ class Sieve:
         if len(pairs) < _PAIRS:
             pairs.append([leak.kind, row.input[:160], leak.text[:160]])
         return Rejected(row.id, f"leak_{leak.kind}", f"{leak.test}: '{leak.text[:100]}' in '{row.input[:100]}'")
+
+
+def _reason(kind: str, row: Example, other: str) -> str:
+    """What a copy is rejected for: whether what it repeats is on its own side is told."""
+    side = other.partition("/")[0]
+    return f"{kind}_duplicate" if side == row.side else f"{kind}_duplicate_of_{side}"
 
 
 def _judge(run: Run, rows: Any, count: int, keep: Any) -> dict[str, Any]:

@@ -23,7 +23,6 @@ from ..data.errors import BadInput
 from ..data.filters import Function
 from ..data.fingerprint import fingerprint
 from ..data.lock import Lock
-from ..data.rows import Example
 from ..data.sources import expand, inputs_fingerprint, unlabeled_fingerprint
 from ..students.config import Hub, Layers
 from . import curate, curve, evaluate, generate, label, publish, train
@@ -31,8 +30,8 @@ from .ask import label_values
 from .config import GenerateStage
 from .context import Run, versions
 from .garbage import NOTE
+from .meaning import identity
 from .outcome import Outcome
-from .rubric import AskRubric
 from .strategies.kinds import Documents
 from .strategies.tasks import TaskStrategy
 
@@ -160,6 +159,8 @@ def _curating(run: Run) -> dict[str, Any]:
     if stage.judge is not None:
         judge = {"teacher": run.teacher_identity(stage.judge.teacher), "template": run.rubric_template.fingerprint}
         made_from["judge"] = judge
+    if stage.meaning is not None:
+        made_from["meaning"] = identity(stage.meaning, run.folder)
     if stage.decontaminate and stage.decontaminate.files:
         files = stage.decontaminate.files
         made_from["benchmarks"] = [_files(run, path, "curate.decontaminate.files") for path in files]
@@ -259,9 +260,7 @@ def _refuse_what_a_later_stage_would(run: Run) -> None:
     seeds = generate.read_seeds(run) if run.recipe.generate is not None else []
     first = next(chain(seeds, run.unlabeled()), None)
     run.label_template.render(label_values(run.recipe, first.input if first else "text"))
-    curate.Sieve(run)
-    if run.recipe.curate.judge is not None:
-        AskRubric().prompt(run, Example("", "text", "text", "", "train", "unlabeled"))
+    curate.refuse_what_cannot_be_done(run)
 
 
 def _finish(
