@@ -1,8 +1,7 @@
-"""The runner: which stages a recipe asks for, what each is made from, and what is left to do.
+"""The runner: what is left to do of a recipe's stages, and doing it.
 
-A stage is a name, a version, the recipe fields that make its rows, and the fingerprints of its inputs; its output lives
-at `stages/<name>-<fingerprint>`. A folder with a manifest is done. Roots, addresses, prices and worker counts are in no
-fingerprint, so a run may move, grow and resume.
+A stage's output lives at `stages/<name>-<fingerprint>`. A folder with a manifest is done; one without is where an
+interrupted stage goes on, so a run may move, grow and resume.
 """
 
 from __future__ import annotations
@@ -10,200 +9,20 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from ..data.artifact import Artifact
-from ..data.documents import document_files
 from ..data.errors import BadInput
-from ..data.filters import Function
 from ..data.fingerprint import fingerprint
 from ..data.lock import Lock
-from ..data.sources import expand, inputs_fingerprint, unlabeled_fingerprint
-from ..students.config import Hub, Layers
-from . import curate, curve, evaluate, generate, label, publish, train
+from . import curate, generate
 from .ask import label_values
-from .config import GenerateStage
 from .context import Run, versions
 from .garbage import NOTE
-from .meaning import identity
-from .outcome import Outcome
-from .strategies.kinds import Documents
-from .strategies.tasks import TaskStrategy
-
-STAGES = ("generate", "label", "curate", "train", "curve", "evaluate", "publish")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One node of a run: what it is made from, and how."""
-
-    key: str
-    """`label`, or `train:small` where a recipe has several of one kind."""
-    version: int
-    made_from: Mapping[str, Any]
-    inputs: tuple[str, ...]
-    work: Callable[[Run, Artifact, Mapping[str, Artifact]], Outcome]
-
-    @property
-    def name(self) -> str:
-        return self.key.partition(":")[0]
-
-
-def stages(run: Run) -> list[Stage]:
-    """The stages of a recipe, inputs before what needs them."""
-    recipe = run.recipe
-    task = recipe.task.model_dump(by_alias=True, exclude={"seeds", "unlabeled", "test", "scorer"})
-    split = recipe.split.model_dump()
-    gold: dict[str, Any] = {name: _files(run, path, f"task.test.{name}") for name, path in recipe.task.test.items()}
-    found: list[Stage] = []
-    if recipe.generate is not None:
-        made_from: dict[str, Any] = {
-            "task": task,
-            "split": {**split, "gold": bool(gold)},
-            "seeds": _files(run, recipe.task.seeds, "task.seeds") if recipe.task.seeds else None,
-            "teacher": _identity(run, "generate"),
-            "generate": recipe.generate.model_dump(exclude={"teacher": True, "strategies": {"__all__": {"path"}}}),
-            **_writing(run, recipe.generate),
-            "duplicates": recipe.curate.duplicates.model_dump(),
-        }
-        found.append(
-            Stage("generate", generate.VERSION, made_from, (), lambda run, out, _: generate.generate(run, out))
-        )
-    written = tuple(stage.key for stage in found)
-    made_from = {
-        "task": task,
-        "split": {**split, "gold": bool(gold)},
-        "unlabeled": unlabeled_fingerprint(recipe.task.unlabeled, run.folder) if recipe.task.unlabeled else None,
-        "teacher": _identity(run, "label"),
-        "label": recipe.label.model_dump(exclude={"teacher"}),
-        "template": run.label_template.fingerprint,
-    }
-    found.append(
-        Stage(
-            "label",
-            label.VERSION,
-            made_from,
-            written,
-            lambda run, out, given: label.label(run, out, given.get("generate")),
-        )
-    )
-    made_from = {"curate": recipe.curate.model_dump(), "gold": gold, **_curating(run)}
-    found.append(
-        Stage(
-            "curate",
-            curate.VERSION,
-            made_from,
-            ("label",),
-            lambda run, out, given: curate.curate(run, out, given["label"]),
-        )
-    )
-    for name in recipe.students:
-        made_from = _learning(run, name)
-        found.append(Stage(f"train:{name}", train.VERSION, made_from, ("curate",), partial(_train, name=name)))
-    if recipe.students:
-        trained = tuple(f"train:{name}" for name in recipe.students)
-        if recipe.evaluate.curve and recipe.judged_student:
-            found.append(Stage("curve", curve.VERSION, _learning(run, recipe.judged_student), ("curate",), _curve))
-            trained += ("curve",)
-        made_from = {
-            "gold": gold,
-            "teacher": _identity(run, "label"),
-            "template": run.label_template.fingerprint,
-            "label": recipe.label.model_dump(exclude={"teacher"}),
-            "task": task,
-            "evaluate": {
-                "student": recipe.judged_student,
-                "slices": recipe.evaluate.slices,
-                "second_opinions": recipe.evaluate.second_opinions,
-            },
-            "metric": recipe.metric,
-            "judge": _judge(run),
-            "students": list(recipe.students),
-        }
-        found.append(Stage("evaluate", evaluate.VERSION, made_from, ("curate", *trained), _evaluate))
-    if recipe.publish is not None:
-        made_from = {"publish": recipe.publish.model_dump(), "margin": recipe.evaluate.margin}
-        made_of = tuple(stage.key for stage in found)
-        found.append(
-            Stage("publish", publish.VERSION, made_from, made_of, lambda run, _, given: publish.publish(run, given))
-        )
-    return found
-
-
-def _writing(run: Run, stage: GenerateStage) -> dict[str, Any]:
-    """What the strategies ask with, and the documents they read, by place."""
-    strategies = list(enumerate(stage.strategies))
-    return {
-        "templates": {
-            str(place): run.writing_template(one.kind).fingerprint
-            for place, one in strategies
-            if not isinstance(one, TaskStrategy)
-        },
-        "documents": {
-            str(place): inputs_fingerprint(document_files(one.path, run.folder, f"generate.strategies.{place}.path"))
-            for place, one in strategies
-            if isinstance(one, Documents)
-        },
-    }
-
-
-def _curating(run: Run) -> dict[str, Any]:
-    """Who judges rows and with which words, the files they are compared with, and the user's own checks."""
-    stage = run.recipe.curate
-    made_from: dict[str, Any] = {}
-    if stage.judge is not None:
-        judge = {"teacher": run.teacher_identity(stage.judge.teacher), "template": run.rubric_template.fingerprint}
-        made_from["judge"] = judge
-    if stage.meaning is not None:
-        made_from["meaning"] = identity(stage.meaning, run.folder)
-    if stage.decontaminate and stage.decontaminate.files:
-        files = stage.decontaminate.files
-        made_from["benchmarks"] = [_files(run, path, "curate.decontaminate.files") for path in files]
-    if own := [one.file(run.folder) for one in stage.filters if isinstance(one, Function)]:
-        made_from["functions"] = inputs_fingerprint([file for file in own if file.is_file()])
-    return made_from
-
-
-def _learning(run: Run, name: str) -> dict[str, Any]:
-    """What a student is made from, beside the rows."""
-    student = run.recipe.students[name]
-    made_from = {"student": student.model_dump(), "labels": list(run.recipe.labels)}
-    if isinstance(student.init, Layers):
-        made_from["cut_from"] = run.teacher_identity(student.init.teacher)
-    if isinstance(student.init, Hub):
-        made_from["begun_from"] = train.begun_from(run, student.init).identity
-    return made_from
-
-
-def _train(run: Run, artifact: Artifact, given: Mapping[str, Artifact], *, name: str) -> Outcome:
-    return train.train(run, artifact, given["curate"], name)
-
-
-def _curve(run: Run, artifact: Artifact, given: Mapping[str, Artifact]) -> Outcome:
-    return curve.curve(run, artifact, given["curate"])
-
-
-def _evaluate(run: Run, artifact: Artifact, given: Mapping[str, Artifact]) -> Outcome:
-    trained = {key.partition(":")[2]: made for key, made in given.items() if key.startswith("train:")}
-    return evaluate.evaluate(run, artifact, given["curate"], trained, given.get("curve"))
-
-
-def _identity(run: Run, stage: Any) -> dict[str, str]:
-    return run.teacher_identity(run.recipe.teacher_of(stage))
-
-
-def _judge(run: Run) -> dict[str, Any] | None:
-    name = run.recipe.evaluate.judge
-    return None if name is None else {"teacher": run.teacher_identity(name), "template": run.judge_template.fingerprint}
-
-
-def _files(run: Run, path: str, key: str) -> list[str]:
-    return inputs_fingerprint(expand(path, run.folder, key))
+from .stages import Stage, stages
 
 
 def artifacts(run: Run) -> dict[str, tuple[Stage, Artifact]]:
