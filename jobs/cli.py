@@ -180,6 +180,24 @@ def publish(
     return 0
 
 
+@recipe_command(
+    "Look for what stands in a run's way: inputs, teachers, packages, disk, and what students need. Costs nothing.",
+    example="understudy doctor jobs/tickets/recipe.yaml",
+)
+def doctor(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool) -> int:
+    from dataclasses import asdict
+
+    from ..pipeline import doctor as looking
+
+    stopped = False
+    with opened_run(recipe, root, overrides, events) as opened:
+        for finding in looking.doctor(opened):
+            stopped = stopped or finding.state == "fix"
+            opened.reporter.say(finding.line())
+            opened.reporter.event("doctor", **asdict(finding))
+    return 2 if stopped else 0
+
+
 @recipe_command("Show which stages are done and what they hold.", example="understudy status jobs/tickets/recipe.yaml")
 def status(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool) -> int:
     from ..pipeline.run import artifacts

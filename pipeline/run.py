@@ -51,7 +51,7 @@ def run_stages(run: Run, until: str | None = None) -> dict[str, dict[str, Any]]:
     manifests = {key: placed[key][1].manifest() for key in wanted}
     if all(manifest is not None for manifest in manifests.values()):
         return {key: manifest for key, manifest in manifests.items() if manifest is not None}
-    _refuse_what_a_later_stage_would(run)
+    refuse_what_a_later_stage_would(run)
     finished: dict[str, dict[str, Any]] = {}
     told = False
     with Lock(run.storage, f"{run.recipe.name}/lock.json") as lock:
@@ -73,7 +73,7 @@ def run_stages(run: Run, until: str | None = None) -> dict[str, dict[str, Any]]:
     return finished
 
 
-def _refuse_what_a_later_stage_would(run: Run) -> None:
+def refuse_what_a_later_stage_would(run: Run) -> None:
     """Read the gold, the seeds and the templates before anything is paid for."""
     run.gold()
     seeds = generate.read_seeds(run) if run.recipe.generate is not None else []

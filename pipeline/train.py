@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from ..data.artifact import Artifact
 from ..data.errors import BadInput
 from ..data.rows import Example, message_dicts
-from ..students.config import Dense, Hub, Layers, StudentRecipe
+from ..students.config import Dense, Hub, Layers, StudentRecipe, count
 from ..teachers.transformers import TransformersTeacher, find_model
 from .ask import label_values
 from .context import Run
 from .examples import read_examples
 from .outcome import Outcome
+from .tokens import differing
 
 if TYPE_CHECKING:
     from ..students.cut import Larger
@@ -32,6 +33,7 @@ def train(run: Run, artifact: Artifact, curated: Artifact, name: str) -> Outcome
     from ..students.weights import TrainingRows
 
     run.rest()  # an engine of the teacher's would keep the memory that training needs
+    refuse_what_does_not_fit(run, name)
     student = run.recipe.students[name]
     rows = TrainingRows(
         train=lambda: read_examples(curated, "train"),
@@ -121,18 +123,35 @@ def _check_vocabulary(run: Run, student: StudentRecipe, where: str) -> None:
     """
     if not isinstance(student.init, Hub):
         return
-    ours, theirs = (
-        {number: token for token, number in tokenizer.get_vocab().items()}
-        for tokenizer in (begun_from(run, student.init).tokenizer(), run.tokenizer(run.recipe.teacher_of("label")))
-    )
-    differing = [number for number in sorted({*ours, *theirs}) if ours.get(number) != theirs.get(number)]
-    if differing:
-        first = differing[0]
+    teacher = run.tokenizer(run.recipe.teacher_of("label"))
+    if apart := differing(begun_from(run, student.init).tokenizer(), teacher):
+        number, ours, theirs = apart[0]
         raise BadInput(
-            f"{where}: method topk needs the teacher's tokenizer, and {len(differing):,} tokens differ: number {first} "
-            f"is {ours.get(first)!r} for {student.init.model} and {theirs.get(first)!r} for the teacher; begin with a "
-            "model of the teacher's family, use init: {kind: dense, tokenizer: teacher}, or method: [sft]"
+            f"{where}: method topk needs the teacher's tokenizer, and {len(apart):,} tokens differ: number {number} is "
+            f"{ours!r} for {student.init.model} and {theirs!r} for the teacher; begin with a model of the teacher's "
+            "family, use init: {kind: dense, tokenizer: teacher}, or method: [sft]"
         )
+
+
+def refuse_what_does_not_fit(run: Run, name: str) -> str:
+    """What training a student will take in memory, in words.
+
+    Raises:
+        BadInput: it is more than there is.
+    """
+    from ..students.memory import available, needed, parameters_of
+
+    init = run.recipe.students[name].init
+    if isinstance(init, Hub):
+        where = f"students.{name}.init.model"
+        parameters = parameters_of(find_model(init.model, run.folder, where), init.revision)
+    else:
+        parameters = count(init.parameters)
+    wanted, there = needed(parameters), available()
+    said = f"{parameters:,} parameters take about {wanted / 1e9:.1f} GB in training, and there are {there / 1e9:.1f}"
+    if wanted > there:
+        raise BadInput(f"students.{name}: {said}; choose a smaller model, or a machine with more memory")
+    return said
 
 
 def begun_from(run: Run, init: Hub) -> TransformersTeacher:

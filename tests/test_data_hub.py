@@ -17,6 +17,7 @@ NEW = {"default/train-00-aa.parquet": b"rows", "default/train-01-cc.parquet": b"
 @pytest.fixture
 def hub(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     with a_hub() as state:
         yield state

@@ -1,0 +1,41 @@
+"""What training a student takes in memory, reckoned before anything is allocated."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_PER_PARAMETER = 16
+"""Bytes in training: weight, gradient and the two moments of AdamW, in float32 each."""
+
+_BESIDE = 1_500_000_000
+"""Bytes of the libraries, and of what a batch leaves on its way, at the sizes that are trained here."""
+
+
+def needed(parameters: int) -> int:
+    """Bytes that training so many parameters takes, about."""
+    return _PER_PARAMETER * parameters + _BESIDE
+
+
+def available() -> int:
+    """Bytes of the device that a student trains on: the GPU's where there is one, else what this machine can give."""
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        return 1024 * int(lines["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):  # not Linux
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def parameters_of(model: Path | str, revision: str) -> int:
+    """Parameters of a model by its configuration alone: nothing of it is loaded, and nothing allocated."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    given = {} if isinstance(model, Path) else {"revision": revision}
+    config = AutoConfig.from_pretrained(model, trust_remote_code=False, **given)
+    with torch.device("meta"):
+        return int(AutoModelForCausalLM.from_config(config).num_parameters())
