@@ -1,4 +1,4 @@
-"""Filters of rows: each is one small function from input and output to why the row is not kept.
+"""Filters of rows: each is one small function from a row to why it is not kept.
 
 A filter is a recipe that makes its function, so that what it needs is read and refused before the first row. What a
 function returns is the evidence, shown beside the row; None keeps it.
@@ -7,20 +7,24 @@ function returns is the evidence, shown beside the row; None keeps it.
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from .config import Recipe, fault
-from .duplicates import fold
+from .contamination import words_of
 from .errors import BadInput
+from .numerals import last_number
+from .rows import Example
 
 Evidence = str | None
-Check = Callable[[str, str], Evidence]
-"""From input and output to what is wrong with them."""
+Check = Callable[[Example], Evidence]
+"""From a row to what is wrong with it."""
 
 Part = Literal["input", "output"]
 
@@ -35,9 +39,11 @@ _REFUSALS = re.compile(
     r"|generate (that|content)|write (that|content)|answer (that|this))"
     r"|as an? (ai|artificial intelligence|(large )?language model)\b)"
 )
-_LEAST_LANGUAGE = 0.03
-"""Probability of the wanted languages together below which a text is in another: 0.1% of short English requests are
-below it, and of short German, French and Spanish ones nearly all."""
+_LEAST_LANGUAGE = 0.01
+"""Probability of the wanted languages together below which a text is in another."""
+
+_NO_LANGUAGE = "zxx"
+"""ISO 639's code for addresses, part numbers and the like."""
 
 _FEWEST_FOR_LANGUAGE = 3
 """Words that tell a language."""
@@ -45,8 +51,23 @@ _FEWEST_FOR_LANGUAGE = 3
 _RUN = 4
 """Words of a run that counts as repeated where it comes again."""
 
+_RUN_OF_CHARACTERS = 8
+"""The same in scripts without spaces, where four characters may be one word."""
 
-class Length(Recipe):
+_PATIENCE = 2.0
+"""Seconds that a pattern may take with one row; a sound one takes microseconds."""
+
+
+class _OfText(Recipe):
+    """A filter that looks at one part of a row."""
+
+    of: Part
+
+    def text(self, row: Example) -> str:
+        return row.input if self.of == "input" else row.output
+
+
+class Length(_OfText):
     """Too short or too long."""
 
     kind: Literal["length"]
@@ -70,8 +91,8 @@ class Length(Recipe):
         return self
 
     def build(self, folder: Path) -> Check:
-        def check(given: str, said: str) -> Evidence:
-            text = given if self.of == "input" else said
+        def check(row: Example) -> Evidence:
+            text = self.text(row)
             for unit, bounds, count in (
                 ("words", self.words, len(text.split())),
                 ("characters", self.characters, len(text)),
@@ -83,52 +104,59 @@ class Length(Recipe):
         return check
 
 
-class Language(Recipe):
-    """In another language than those wanted; a text of one or two words is kept."""
+class Language(_OfText):
+    """In another language than those wanted; what has fewer than three words that tell one is kept.
+
+    By py3langid. With a threshold that rejects 1 in 1,000 short English messages (3 to 12 words) it finds 92 to 99% of
+    those in other languages, in three collections, at 20,000 a second in 160 MiB; lingua finds 72 to 86%, at 1,000 a
+    second in 1.2 GiB, and fastText's small model 79 to 81%.
+    """
 
     kind: Literal["language"]
-    only: list[Annotated[str, Field(pattern="^[a-z]{2}$")]] = Field(min_length=1)
-    """Languages by their ISO 639-1 codes: en, de, fr."""
+    only: list[Annotated[str, Field(pattern="^[a-z]{2,3}$")]] = Field(min_length=1)
+    """Languages by their ISO 639 codes: en, de, fr, yue."""
     of: Part = "input"
 
     def build(self, folder: Path) -> Check:
-        """A detector made for short texts; lingua was chosen over faster ones, which need sentences.
+        """Load what tells languages.
 
         Raises:
-            BadInput: it is not installed, or has no such language.
+            BadInput: it is not installed, or does not know a language.
         """
         try:
-            from lingua import IsoCode639_1, LanguageDetectorBuilder
+            from py3langid.langid import MODEL_FILE, LanguageIdentifier
         except ImportError:
-            raise BadInput("curate.filters: `language` needs lingua; `pip install 'understudy[language]'`") from None
+            raise BadInput("curate.filters: `language` needs py3langid; `pip install 'understudy[language]'`") from None
+        identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
         for code in self.only:
-            if not hasattr(IsoCode639_1, code.upper()):
-                raise BadInput(f"curate.filters: language '{code}' is not known; expected codes such as en or de")
-        detector = LanguageDetectorBuilder.from_all_languages().build()
+            if code not in identifier.labels:
+                known = ", ".join(sorted(identifier.labels))
+                raise BadInput(f"curate.filters: language '{code}' is not known; expected one of {known}")
 
-        def is_wanted(language: Any) -> bool:
-            return language.iso_code_639_1.name.lower() in self.only
-
-        def check(given: str, said: str) -> Evidence:
-            text = given if self.of == "input" else said
-            if len(text.split()) < _FEWEST_FOR_LANGUAGE:
+        def check(row: Example) -> Evidence:
+            text = self.text(row)
+            if sum(any(map(str.isalpha, word)) for word in words_of(text)) < _FEWEST_FOR_LANGUAGE:
                 return None
-            found = detector.compute_language_confidence_values(text)  # the likeliest first
-            if sum(one.value for one in found if is_wanted(one.language)) >= _LEAST_LANGUAGE:
+            found = dict(identifier.rank(text))  # the likeliest first
+            likeliest = next(iter(found))
+            if likeliest == _NO_LANGUAGE or sum(found[code] for code in self.only) >= _LEAST_LANGUAGE:
                 return None
-            return f"{found[0].language.iso_code_639_1.name.lower()}: {text[:_SHOWN]}"
+            return f"{likeliest}: {text[:_SHOWN]}"
 
         return check
 
 
 class Refusal(Recipe):
-    """The teacher declined: its output, or an input that it was to write, says so in the usual words."""
+    """The teacher declined, in the usual words: in its output, or in an input that it was to write.
+
+    Inputs of people are left alone: they are sorry too.
+    """
 
     kind: Literal["refusal"]
 
     def build(self, folder: Path) -> Check:
-        def check(given: str, said: str) -> Evidence:
-            for text in (given, said):
+        def check(row: Example) -> Evidence:
+            for text in (row.output, "" if row.origin == "unlabeled" else row.input):
                 if _REFUSALS.match(text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")):
                     return text[:_SHOWN]
             return None
@@ -136,7 +164,7 @@ class Refusal(Recipe):
         return check
 
 
-class Repetition(Recipe):
+class Repetition(_OfText):
     """A text that goes round in circles, as models do that do not come to an end.
 
     Source: Rae et al. 2021, arXiv:2112.11446 (share of what is repeated), with runs of four words.
@@ -148,24 +176,28 @@ class Repetition(Recipe):
     """Share of the words that may stand in a run of four that came before."""
 
     def build(self, folder: Path) -> Check:
-        def check(given: str, said: str) -> Evidence:
-            text = given if self.of == "input" else said
-            words = fold(text).split()
-            seen: set[tuple[str, ...]] = set()
-            again: set[int] = set()
-            for start in range(len(words) - _RUN + 1):
-                run = tuple(words[start : start + _RUN])
-                if run in seen:
-                    again.update(range(start, start + _RUN))
-                seen.add(run)
-            if len(again) <= self.most * len(words):
-                return None
-            return f"{100 * len(again) / len(words):.0f}% repeated: {text[:_SHOWN]}"
+        def check(row: Example) -> Evidence:
+            words = words_of(self.text(row))
+            spaced = sum(len(word) > 1 for word in words) >= len(words) / 2
+            share = _repeated(words, _RUN if spaced else _RUN_OF_CHARACTERS)
+            return f"{100 * share:.0f}% repeated: {self.text(row)[:_SHOWN]}" if share > self.most else None
 
         return check
 
 
-class Pattern(Recipe):
+def _repeated(words: Sequence[str], length: int) -> float:
+    """Share of words that stand in a run of a length which came before."""
+    seen: set[tuple[str, ...]] = set()
+    again: set[int] = set()
+    for start in range(len(words) - length + 1):
+        run = tuple(words[start : start + length])
+        if run in seen:
+            again.update(range(start, start + length))
+        seen.add(run)
+    return len(again) / len(words) if words else 0.0
+
+
+class Pattern(_OfText):
     """A regular expression that is found where it should not be, or the other way round."""
 
     kind: Literal["pattern"]
@@ -178,9 +210,11 @@ class Pattern(Recipe):
     @field_validator("must", "must_not")
     @classmethod
     def _is_one(cls, pattern: str | None) -> str | None:
+        import regex
+
         try:
-            re.compile(pattern or "")
-        except re.error as error:
+            regex.compile(pattern or "")
+        except regex.error as error:
             raise ValueError(f"'{pattern}' is not a regular expression: {error}; mend it") from None
         return pattern
 
@@ -191,11 +225,17 @@ class Pattern(Recipe):
         return self
 
     def build(self, folder: Path) -> Check:
-        pattern = re.compile(self.must if self.must is not None else self.must_not or "")
+        import regex
 
-        def check(given: str, said: str) -> Evidence:
-            text = given if self.of == "input" else said
-            found = pattern.search(text)
+        pattern = regex.compile(self.must if self.must is not None else self.must_not or "")
+
+        def check(row: Example) -> Evidence:
+            text = self.text(row)
+            try:
+                found = pattern.search(text, timeout=_PATIENCE)
+            except TimeoutError:
+                place = f"curate.filters: pattern '{pattern.pattern}' takes over {_PATIENCE:g} s for row {row.id}"
+                raise BadInput(f"{place}; write it without repeating what repeats itself") from None
             if self.must is not None:
                 return None if found else f"not found in: {text[:_SHOWN]}"
             return f"found: {found[0][:_SHOWN]}" if found else None
@@ -204,18 +244,17 @@ class Pattern(Recipe):
 
 
 class Number(Recipe):
-    """An output that is no number, or one out of bounds."""
+    """An output without a number, or whose last one, which is the answer, is out of bounds."""
 
     kind: Literal["number"]
     least: float | None = None
     most: float | None = None
 
     def build(self, folder: Path) -> Check:
-        def check(given: str, said: str) -> Evidence:
-            try:
-                value = float(said.strip().replace(",", ""))
-            except ValueError:
-                return f"no number: {said[:_SHOWN]}"
+        def check(row: Example) -> Evidence:
+            value = last_number(row.output)
+            if value is None:
+                return f"no number: {row.output[:_SHOWN]}"
             low, high = self.least is None or value >= self.least, self.most is None or value <= self.most
             return None if low and high else f"out of bounds: {value:g}"
 
@@ -223,7 +262,10 @@ class Number(Recipe):
 
 
 class Function(Recipe):
-    """A function of the user's own: from input and output to True, False, or a text that says what is wrong."""
+    """A function of the user's own: from input and output to True, False, or a text that says what is wrong.
+
+    Its file is part of what makes the rows; what it imports is not, so that is for installed packages.
+    """
 
     kind: Literal["function"]
     path: str = Field(pattern=r"^[^:]+\.py:[A-Za-z_]\w*$")
@@ -239,23 +281,17 @@ class Function(Recipe):
             BadInput: there is no such file or function, or it fails; on a row too.
         """
         file, name = self.file(folder), self.path.rpartition(":")[2]
-        names: dict[str, Any] = {"__name__": file.stem, "__file__": str(file)}
-        try:
-            exec(compile(file.read_text(encoding="utf-8"), str(file), "exec"), names)
-        except OSError as error:
-            raise BadInput(f"curate.filters: {file}: cannot be read: {error.strerror}; check the path") from None
-        except Exception as error:
-            raise BadInput(f"curate.filters: {file}: {type(error).__name__}: {error}; mend it") from None
-        function = names.get(name)
+        function = getattr(_module(file), name, None)
         if not callable(function):
             raise BadInput(f"curate.filters: {file}: has no function '{name}'; add it, or correct the name")
 
-        def check(given: str, said: str) -> Evidence:
+        def check(row: Example) -> Evidence:
             try:
-                found = function(given, said)
-            except Exception as error:
+                found = function(row.input, row.output)
+            except (Exception, SystemExit) as error:
                 place = f"{file}: {name}: {type(error).__name__}: {error}"
-                raise BadInput(f"{place}, for the input '{' '.join(given.split())[:_SHOWN]}'; mend it") from None
+                shown = " ".join(row.input.split())[:_SHOWN]
+                raise BadInput(f"{place}, for row {row.id}, '{shown}'; mend it") from None
             if found is True:
                 return None
             if found is False:
@@ -265,6 +301,20 @@ class Function(Recipe):
             raise BadInput(f"{file}: {name} returned {type(found).__name__}; expected True, False, or what is wrong")
 
         return check
+
+
+def _module(file: Path) -> ModuleType:
+    """The user's file, run; it goes by a name of its own, so that it hides no module of that name."""
+    module = ModuleType(f"understudy_function_{file.stem}")
+    module.__file__ = str(file)
+    sys.modules[module.__name__] = module  # where dataclasses look
+    try:
+        exec(compile(file.read_bytes(), str(file), "exec"), module.__dict__)
+    except OSError as error:
+        raise BadInput(f"curate.filters: {file}: cannot be read: {error.strerror}; check the path") from None
+    except (Exception, SystemExit) as error:
+        raise BadInput(f"curate.filters: {file}: {type(error).__name__}: {error}; mend it") from None
+    return module
 
 
 AnyFilter = Annotated[

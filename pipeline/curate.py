@@ -133,7 +133,7 @@ class Sieve:
 
     def _decide(self, row: Example) -> Example | Rejected:
         for reason, check in self._checks.items():
-            if evidence := check(row.input, row.output):
+            if evidence := check(row):
                 return Rejected(row.id, reason, evidence)
         if row.side != "test":
             if self._least is not None and row.agreement is not None and row.agreement < self._least:

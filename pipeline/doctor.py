@@ -82,7 +82,7 @@ def _extras(run: Run) -> Iterator[Finding]:
     wanted = {
         "vllm": ("vllm", any(teacher.kind == "vllm" for teacher in recipe.teachers.values())),
         "rouge": ("rouge_score", recipe.metric == "rouge_l"),
-        "language": ("lingua", any(isinstance(one, Language) for one in recipe.curate.filters)),
+        "language": ("py3langid", any(isinstance(one, Language) for one in recipe.curate.filters)),
         "meaning": ("sentence_transformers", recipe.curate.meaning is not None),
         "s3": ("s3fs", recipe.publish is not None and "s3://" in f"{recipe.publish.dataset} {recipe.publish.model}"),
     }

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,13 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..data.errors import BadInput, UnderstudyError
+from ..data.numerals import last_number
 from ..data.rows import Source
 from .parse import same
 from .recipe import JobRecipe
 
 Scores = npt.NDArray[np.float64]
-
-_NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ def check_references(rows: Sequence[Source], recipe: JobRecipe, where: str) -> N
     for number, row in enumerate(rows, 1):
         if (output := row.output) is None:
             continue
-        if recipe.metric == "numeric" and _last_number(output) is None:
+        if recipe.metric == "numeric" and last_number(output) is None:
             raise BadInput(
                 f"{where}: row {number}: the output '{output[:60]}' holds no number, and task.scorer is numeric; "
                 "correct it, or use another scorer"
@@ -98,7 +96,7 @@ def _equal(recipe: JobRecipe, said: str, reference: str) -> float:
 
 def numeric(said: str, reference: str) -> float:
     """Whether the last number of both is the same, to one part in a million."""
-    first, second = _last_number(said), _last_number(reference)
+    first, second = last_number(said), last_number(reference)
     if first is None or second is None:
         return 0.0
     return float(math.isclose(first, second, rel_tol=1e-6, abs_tol=1e-9))
@@ -130,11 +128,6 @@ def _json(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
-
-
-def _last_number(text: str) -> float | None:
-    found = _NUMBER.findall(text)
-    return float(found[-1].replace(",", "")) if found else None
 
 
 @cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,14 +11,24 @@ from pydantic import TypeAdapter, ValidationError
 
 from understudy.data.errors import BadInput
 from understudy.data.filters import AnyFilter, built
+from understudy.data.rows import Example
+
+from .test_data_contamination import DATASETS
 
 FILTERS: TypeAdapter[list] = TypeAdapter(list[AnyFilter])
-ODD = ["\0", "\u202eabc\u202c", "👍🏽", "हिन्दी में लिखा", "我的包裹在哪里", "e\u0301", "a\tb\n\n\nc", " " * 40, ""]
+ODD = [
+    *("\0", "\u202eabc\u202c", "👍🏽", "👍🏽 👍🏽 👍🏽 👎", "12 34 56 78", "हिन्दी में लिखा", "我的包裹在哪里", "e\u0301"),
+    *("a\tb\n\n\nc", " " * 40, "", "\ufffd\ufeff", "\u200bzero\u200bwidth"),
+]
 
 
-def check(folder: Path = Path(), **fields):
+def row(given: str, said: str, origin: str = "generated") -> Example:
+    return Example("r7", given, said, root="r7", side="train", origin=origin)
+
+
+def check(folder: Path = Path(), **fields) -> Callable[..., str | None]:
     [made] = built(FILTERS.validate_python([fields]), folder).values()
-    return made
+    return lambda given, said, **other: made(row(given, said, **other))
 
 
 def test_length_counts_words_and_characters_of_either_part():
@@ -51,6 +63,14 @@ def test_refusals_of_a_model_are_found_and_those_of_people_are_not():
         assert refused(written, "billing") is None, written
 
 
+def test_a_person_may_decline_in_an_input_that_nobody_wrote_for_us():
+    refused = check(kind="refusal")
+    written = "I'm sorry, but I can't answer the phone right now"
+    assert refused(written, "other", origin="generated") == written
+    assert refused(written, "other", origin="unlabeled") is None
+    assert refused("where is my parcel", "I cannot comply with this request", origin="unlabeled") is not None
+
+
 def test_repetition_is_found_in_what_goes_round_in_circles_only():
     repeated = check(kind="repetition")
     assert repeated("", "the cat sat on the mat " * 5) is not None
@@ -58,6 +78,21 @@ def test_repetition_is_found_in_what_goes_round_in_circles_only():
     assert repeated("", "where is my order and where is my refund for the order") is None
     assert repeated("", "no no no") is None
     assert repeated("", "") is None
+    assert repeated("", "我的包裹在哪里 " * 6) is not None
+    assert repeated("", "我的包裹还没到 我的包裹在哪里") is None
+
+
+def test_real_messages_neither_decline_nor_repeat_themselves():
+    if not DATASETS.exists():
+        pytest.skip("needs the real messages of ../shared/datasets")
+    from .benchmarks.contamination import datasets
+
+    filters = [{"kind": "refusal"}, {"kind": "repetition", "of": "input"}]
+    checks = list(built(FILTERS.validate_python(filters), Path()).values())
+    for name, train, _ in datasets():
+        rows = [row(text, label) for text, label in random.Random(0).sample(train, 2000)]
+        found = [one.input for one in rows if any(made(one) for made in checks)]
+        assert len(found) <= (20 if name == "gsm8k" else 0), (name, found)
 
 
 def test_a_pattern_must_be_found_or_must_not():
@@ -66,23 +101,60 @@ def test_a_pattern_must_be_found_or_must_not():
     assert check(kind="pattern", of="input", must_not="(?i)dear")("Dear all", "x") == "found: Dear"
 
 
-def test_a_number_is_one_and_within_bounds():
+def test_a_pattern_that_would_run_for_ever_is_refused():
+    with pytest.raises(BadInput) as caught:
+        check(kind="pattern", must="(a|aa)+$")("", "a" * 60 + "b")
+    assert str(caught.value) == (
+        "curate.filters: pattern '(a|aa)+$' takes over 2 s for row r7; write it without repeating what repeats itself"
+    )
+
+
+def test_the_number_that_is_the_answer_is_within_bounds():
     number = check(kind="number", least=0, most=100)
     assert number("", " 12.5 ") is None
+    assert number("", "1,000 - 950 = 50\n#### 50") is None
     assert number("", "1,000") == "out of bounds: 1000"
+    assert number("", "-3 %") == "out of bounds: -3"
     assert number("", "twelve") == "no number: twelve"
-    assert number("", "nan") == "out of bounds: nan"
+    assert check(kind="number")("", "nan") == "no number: nan"
 
 
-@pytest.mark.slow
 def test_another_language_is_found_in_a_short_message():
     english = check(kind="language", only=["en"])
-    for text in ("Wo ist mein Paket?", "Quiero mi dinero de vuelta", "ich möchte mein Geld zurück"):
+    for text in (
+        "Wo ist mein Paket?",
+        "Quiero mi dinero de vuelta",
+        "où est mon colis",
+        "我的包裹在哪里",
+        "где моя посылка",
+    ):
         assert english(text, "") is not None, text
-    for text in ("where is my parcel", "ok", "danke", "Can I top up by card?", ""):
+    for text in (
+        "where is my parcel",
+        "Can I top up by card?",
+        "WHERE IS MY REFUND",
+        "what is the wether in Ulaanbaatar",
+    ):
         assert english(text, "") is None, text
     assert english("Wo ist mein Paket?", "") == "de: Wo ist mein Paket?"
     assert check(kind="language", only=["de", "en"])("Wo ist mein Paket?", "") is None
+
+
+def test_what_is_too_short_to_tell_a_language_is_kept():
+    english = check(kind="language", only=["en"])
+    for text in (
+        "ok",
+        "danke",
+        "muchas gracias",
+        "👍🏽 👍🏽 👍🏽 👍🏽",
+        "12 34 56 78",
+        "€ 12,50 - 3 ?",
+        "XQ-12 AB99 ZZ/7",
+        "\0 \u202e \u202c",
+        "好的",
+        "",
+    ):
+        assert english(text, "") is None, text
 
 
 def test_a_function_of_ones_own_decides(tmp_path):
@@ -96,6 +168,8 @@ def test_a_function_of_ones_own_decides(tmp_path):
         "    return 1 / 0\n"
         "def returns_none(input, output):\n"
         "    pass\n"
+        "def leaves(input, output):\n"
+        "    raise SystemExit(3)\n"
     )
     assert check(tmp_path, kind="function", path="checks.py:is_sound")("a", "good") is None
     assert check(tmp_path, kind="function", path="checks.py:is_sound")("a", "bad") == "is_sound said False"
@@ -107,8 +181,9 @@ def test_a_function_of_ones_own_decides(tmp_path):
         return str(caught.value).replace(str(tmp_path), "")
 
     assert refusal("checks.py:fails") == (
-        "/checks.py: fails: ZeroDivisionError: division by zero, for the input 'some input'; mend it"
+        "/checks.py: fails: ZeroDivisionError: division by zero, for row r7, 'some input'; mend it"
     )
+    assert refusal("checks.py:leaves") == "/checks.py: leaves: SystemExit: 3, for row r7, 'some input'; mend it"
     assert refusal("checks.py:returns_none") == (
         "/checks.py: returns_none returned NoneType; expected True, False, or what is wrong"
     )
@@ -116,8 +191,24 @@ def test_a_function_of_ones_own_decides(tmp_path):
         "curate.filters: /checks.py: has no function 'nothing'; add it, or correct the name"
     )
     assert refusal("other.py:nothing").startswith("curate.filters: /other.py: cannot be read: No such file")
+    (tmp_path / "leaves.py").write_text("import sys; sys.exit('enough')\n")
+    assert refusal("leaves.py:f") == "curate.filters: /leaves.py: SystemExit: enough; mend it"
     (tmp_path / "broken.py").write_text("def f(:\n")
     assert "curate.filters: /broken.py: SyntaxError: " in refusal("broken.py:f")
+
+
+def test_a_file_of_ones_own_may_hold_what_any_module_holds(tmp_path):
+    (tmp_path / "json.py").write_text(  # a name that others have too
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "import json\n"
+        "@dataclass\n"
+        "class Team:\n"
+        "    name: str\n"
+        "def is_one(input, output):\n"
+        "    return json.loads('true') and Team(output).name == 'billing'\n"
+    )
+    assert check(tmp_path, kind="function", path="json.py:is_one")("a", "billing") is None
 
 
 def test_odd_rows_pass_through_every_filter():
@@ -126,10 +217,12 @@ def test_odd_rows_pass_through_every_filter():
         {"kind": "refusal"},
         {"kind": "repetition"},
         {"kind": "pattern", "must_not": "never"},
+        {"kind": "language", "only": ["en", "hi", "zh"]},
     ]
-    for row in ODD:
-        for name, made in built(FILTERS.validate_python(filters), Path()).items():
-            assert made(row, row) is None, (name, row)
+    checks = built(FILTERS.validate_python(filters), Path())
+    for text in ODD:
+        for name, made in checks.items():
+            assert made(row(text, text)) is None, (name, text)
 
 
 def test_a_kind_that_recurs_is_counted_apart():
@@ -140,7 +233,7 @@ def test_a_kind_that_recurs_is_counted_apart():
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"kind": "pattern", "must": "("}, "'(' is not a regular expression: missing ), unterminated subpattern"),
+        ({"kind": "pattern", "must": "("}, "'(' is not a regular expression: missing ) at position 1; mend it"),
         ({"kind": "pattern"}, "needs one of `must` and `must_not`"),
         ({"kind": "length"}, "says neither `words` nor `characters`; add one, such as words: [3, 60]"),
         ({"kind": "length", "words": [5, 2]}, "[5, 2] holds no length; write the fewest, then the most"),
@@ -157,4 +250,4 @@ def test_what_a_filter_cannot_be_is_refused(fields, said):
 def test_a_language_that_nobody_speaks_is_refused():
     with pytest.raises(BadInput) as caught:
         check(kind="language", only=["qq"])
-    assert str(caught.value) == "curate.filters: language 'qq' is not known; expected codes such as en or de"
+    assert str(caught.value).startswith("curate.filters: language 'qq' is not known; expected one of ace, af, am, ")
