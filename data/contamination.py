@@ -3,8 +3,16 @@
 The 13-word runs that large corpora are searched with never occur in a message of twelve words, and similarity of word
 sets calls two short messages of one intent copies. Here a leak is nearly all of a test's text, in order: at most one
 word in ten otherwise, one word in a short text, and never one number in the place of another, which is how messages
-that were filled into one form differ. A text with d changes that is cut into d + 1 pieces leaves one piece
-as it was, so pieces are looked up, exactly, and only what shares one is compared: 1 million rows take minutes.
+that were filled into one form differ. Inside a longer text all but a long one has to be there word for word: 38 in 100
+of the banking77 messages that held all but one word of a test's had another intent. A text with d changes that is cut
+into d + 1 pieces leaves one piece as it was, so pieces are looked up, exactly, and only what shares one is compared:
+1 million messages take minutes.
+
+What is found is mostly not stolen: people who ask a bank the same thing say it alike. It flatters a score all the same,
+which is why curation looks for it by default: without the rows of banking77 that are called leaks (10.8%) the linear
+baseline has 91.2 instead of 94.0% right of the tests that they resemble, and 90.7 instead of 90.8% of the others;
+without as many rows at random 93.8 and 90.5%. snips has 2.1% such rows, and without them the scores it had.
+All of it is measured by `python -m tests.benchmarks.contamination --scores`.
 """
 
 from __future__ import annotations
@@ -26,12 +34,18 @@ _PER_CHANGE = 10
 _MOST_CHANGES = 3
 
 _LOOSE = 8
-"""Words from which a text is found inside another though a word is changed: its pieces have four words then."""
+"""Words from which a text is looked up by its pieces: they have four words then."""
+
+_LOOSE_INSIDE = 20
+"""Words from which a text is found inside another though two words are changed."""
 
 _ALONE = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 """Characters of scripts that put no spaces between words: each stands for a word."""
 
 Words = tuple[str, ...]
+
+KINDS = ("same", "near", "inside")
+"""Of leaks: a test's text itself, with a few words otherwise, and in a longer text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +53,7 @@ class Leak:
     """A test's text that was found."""
 
     kind: str
-    """`same`, `near` (a few words otherwise) or `inside` (a longer text)."""
+    """One of KINDS."""
     test: str
     text: str
 
@@ -81,13 +95,13 @@ class Contamination:
         if length < _LOOSE:
             for words in _with_one_less(known.words):
                 self._short[words].append(known)
-        for start, end in _pieces(length) if length >= _LOOSE else [(0, length)]:
-            piece = known.words[start:end]
-            self._inside[piece].append((known, start))
+        else:
+            self._known_lengths.add(length)
+            for start, end in _pieces(length):
+                self._near[length, start, known.words[start:end]].append(known)
+        for start, end in _pieces(length) if length >= _LOOSE_INSIDE else [(0, length)]:
+            self._inside[known.words[start:end]].append((known, start))
             self._lengths.add(end - start)
-            if length >= _LOOSE:
-                self._near[length, start, piece].append(known)
-                self._known_lengths.add(length)
 
     def find(self, text: str) -> Leak | None:
         """The leak that a text is or holds, the first of its kind: the same before near ones before those inside."""
@@ -118,11 +132,11 @@ class Contamination:
         return None
 
     def _find_inside(self, words: Words) -> _Known | None:
-        """A text that stands in this one, nearly all of it; a short one as it is."""
+        """A text that stands in this one: as it is, or nearly all of a long one."""
         for length in sorted(self._lengths):
             for first in range(len(words) - length + 1):
                 for known, start in self._inside.get(words[first : first + length], ()):
-                    changes = _changes(len(known.words)) if len(known.words) >= _LOOSE else 0
+                    changes = _changes(len(known.words)) if len(known.words) >= _LOOSE_INSIDE else 0
                     window = words[max(0, first - start) : max(0, first - start + len(known.words))]
                     if _distance(known.words, window) <= changes:
                         return known

@@ -13,7 +13,6 @@ from itertools import islice
 from typing import Any
 
 from ..data.artifact import Artifact
-from ..data.contamination import Contamination
 from ..data.duplicates import Duplicates
 from ..data.errors import NotEnoughData
 from ..data.filters import built
@@ -21,19 +20,17 @@ from ..data.rows import Example, Failed, Rejected, Side
 from .context import Run
 from .examples import ExampleWriter, read_examples
 from .executor import ask_all
+from .leaks import Leaks
 from .meaning import BLOCK, Meaning
 from .outcome import Outcome, refuse_too_many_failed
 from .rubric import SCORES, AskRubric
 
-VERSION = 4
+VERSION = 5
 
 _ORDER: tuple[Side, ...] = ("test", "validation", "calibration", "train")
 
 _HELD_OUT = "held out"
 """What the test side is called beside tests that have names."""
-
-_PAIRS = 5
-"""Leaks of each test that the manifest shows."""
 
 
 def curate(run: Run, artifact: Artifact, labelled: Artifact) -> Outcome:
@@ -98,19 +95,16 @@ class Sieve:
         self._least = stage.agreement
         self._known = Duplicates(stage.duplicates)
         self._meaning = Meaning(stage.meaning, run.folder) if stage.meaning else None
-        self._tests = Contamination() if stage.decontaminate else None
-        self._rows: Counter[str] = Counter()
-        self._found: Counter[str] = Counter()
-        self._pairs: dict[str, list[list[str]]] = {}
+        self._leaks = Leaks() if stage.decontaminate else None
         for name, rows in run.gold().items():
             if self._meaning is not None:
                 self._meaning.seen([f"gold/{name}/{row.id}" for row in rows], [row.input for row in rows])
             for judged in rows:
                 self._known.seen(f"gold/{name}/{judged.id}", judged.input)
-                self._test(f"gold/{name}", judged.input)
+                self._know(f"gold/{name}", judged.input)
         for path in stage.decontaminate.files if stage.decontaminate else ():
             for row in run.pairs(path, "curate.decontaminate.files", answered=False):
-                self._test(path, row.input)
+                self._know(path, row.input)
 
     def decisions(self, rows: Iterator[Example]) -> Iterator[tuple[Example, Example | Rejected]]:
         """Every row with what comes of it, in order."""
@@ -139,39 +133,22 @@ class Sieve:
             if self._least is not None and row.agreement is not None and row.agreement < self._least:
                 evidence = f"{row.agreement:.2f} said '{row.output[:80]}' to '{row.input[:80]}'"
                 return Rejected(row.id, "low_agreement", evidence)
-            if leak := self._leak(row):
+            if self._leaks and (leak := self._leaks.find(row)):
                 return leak
         if copy := self._known.seen(f"{row.side}/{row.id}", row.input):
             kind, other = copy
             return Rejected(row.id, _reason(kind, row, other), f"of {other}: {row.input[:160]}")
         if row.side == "test":
-            self._test(_HELD_OUT, row.input)
+            self._know(_HELD_OUT, row.input)
         return row
 
     def summary(self) -> dict[str, Any]:
-        """What was compared with what, and found there."""
-        if self._tests is None:
-            return {}
-        found = {
-            name: {"rows": rows, "found": self._found[name], "pairs": self._pairs.get(name, [])}
-            for name, rows in self._rows.items()
-        }
-        return {"contamination": found}
+        """What was compared with tests, and found there."""
+        return {"contamination": self._leaks.summary() if self._leaks else None}
 
-    def _test(self, name: str, text: str) -> None:
-        if self._tests is not None:
-            self._tests.add(name, text)
-            self._rows[name] += 1
-
-    def _leak(self, row: Example) -> Rejected | None:
-        leak = self._tests.find(row.input) if self._tests is not None else None
-        if leak is None:
-            return None
-        self._found[leak.test] += 1
-        pairs = self._pairs.setdefault(leak.test, [])
-        if len(pairs) < _PAIRS:
-            pairs.append([leak.kind, row.input[:160], leak.text[:160]])
-        return Rejected(row.id, f"leak_{leak.kind}", f"{leak.test}: '{leak.text[:100]}' in '{row.input[:100]}'")
+    def _know(self, test: str, text: str) -> None:
+        if self._leaks:
+            self._leaks.know(test, text)
 
 
 def _reason(kind: str, row: Example, other: str) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..data.artifact import Artifact, side_of_shard
+from ..data.contamination import KINDS
 from ..data.rows import SIDES, Example
 from .config import PublishStage
 from .context import Run
@@ -79,7 +80,7 @@ def dataset_card(
         _loading(stage, tag),
         _origin(run, stage, manifests, contents),
         _counts(manifests),
-        _contamination(manifests["curate"]["summary"].get("contamination")),
+        _contamination(manifests["curate"]["summary"]["contamination"]),
         _balance(contents),
         _shown(contents),
         _again(run, manifests),
@@ -183,13 +184,18 @@ def _counts(manifests: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _contamination(found: Mapping[str, Any] | None) -> Iterator[str]:
-    """What training rows were compared with, and how many were found there."""
+    """What training rows were compared with, and how many were found there; the pairs stay in the report."""
     if not found:
         return
     yield from ("## Compared with tests", "")
+    yield f"{whole(found['compared'])} rows to learn from were compared with every text of these tests."
+    yield ""
     yield from table(
-        ["test", "rows", "training rows found in it"],
-        [[name, whole(part["rows"]), whole(part["found"])] for name, part in found.items()],
+        ["test", "texts", "found as they are", "a few words otherwise", "inside longer rows"],
+        [
+            [name, whole(part["texts"]), *(whole(part["found"][kind]) for kind in KINDS)]
+            for name, part in found["tests"].items()
+        ],
     )
     yield ""
     yield "What was found is not in the dataset."

@@ -39,6 +39,7 @@ def make_report(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> dict[st
         "payback_requests": _payback(usd, summary["models"], run.recipe.judged_student),
         "rows": {key: manifest["rows"] for key, manifest in manifests.items() if manifest["rows"] is not None},
         "strategies": _strategies(manifests),
+        "contamination": manifests["curate"]["summary"]["contamination"],
         "spend": {
             **{
                 name: sum(part[name] for part in spend.values())
@@ -165,9 +166,10 @@ def _notes(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> list[str]:
         notes.append(f"Of {rows} inputs written for a label, {other} were labelled with another, which counts.")
     sides = manifests["curate"]["summary"]["sides"]
     notes.append("Rows by side: " + ", ".join(f"{sides[side]} {side}" for side in SIDES if side in sides) + ".")
-    for test, found in manifests["curate"]["summary"].get("contamination", {}).items():
-        if found["found"]:
-            notes.append(f"{found['found']} rows were not learnt, because a row of the test '{test}' stands in them.")
+    leaks = manifests["curate"]["summary"]["contamination"]
+    for test, part in leaks["tests"].items() if leaks else ():
+        if rows := sum(part["found"].values()):
+            notes.append(f"{rows} rows were not learnt, because a row of the test '{test}' stands in them.")
     for name, student in run.recipe.students.items():
         if len(student.train.seeds) == 1:
             notes.append(f"Student '{name}' was trained with a single seed; the spread over seeds is not known.")

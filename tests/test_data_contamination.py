@@ -30,7 +30,7 @@ def kind(text: str, *tests: str) -> str | None:
         ("why was I charged twice for order", "near"),
         ("but why was I charged twice for one order", "near"),
         (f"good morning everybody {ASKED} thank you for looking into it", "inside"),
-        ("good morning to you why was I billed twice for one order thank you very much", "inside"),
+        ("good morning to you why was I billed twice for one order thank you very much", None),
         ("why was I not charged at all for one order", None),
         ("where is my parcel", None),
         ("", None),
@@ -58,6 +58,7 @@ def test_a_longer_text_may_differ_in_one_word_of_ten():
 
     assert kind(" ".join(changed), " ".join(words)) == "near"
     assert kind(" ".join(other), " ".join(words)) is None
+    assert kind("good morning to all of you " + " ".join(changed), " ".join(words)) == "inside"
 
 
 def test_another_number_is_another_message():

@@ -185,10 +185,15 @@ def test_a_training_row_that_holds_a_test_row_is_a_leak_with_the_pair_shown(tmp_
 
     kept = {row.input for row in made.rows("curate") if row.side != "test"}
     assert not kept & set(inside)
-    found = manifest["summary"]["contamination"]["held out"]
-    assert found["found"] == manifest["rows"]["rejected"]["leak_inside"] >= 3
-    kind, row, text = found["pairs"][0]
-    assert (kind, row) == ("inside", f"good morning to all of you {text} please answer me soon")
+    compared = manifest["summary"]["contamination"]
+    assert compared["compared"] == sum(row.side != "test" for row in made.rows("label"))
+    found = compared["tests"]["held out"]
+    assert found["texts"] == sum(row.side == "test" for row in made.rows("curate"))
+    assert found["found"] == {"same": 0, "near": 0, "inside": manifest["rows"]["rejected"]["leak_inside"]}
+    assert found["found"]["inside"] >= 3
+    pair = found["pairs"][0]
+    assert pair["kind"] == "inside"
+    assert pair["row"] == f"good morning to all of you {pair['text']} please answer me soon"
 
 
 def test_benchmarks_of_others_are_compared_with_and_named(tmp_path):
@@ -207,10 +212,10 @@ def test_benchmarks_of_others_are_compared_with_and_named(tmp_path):
         off = made.run("curate", "curate.decontaminate=null")
 
     assert manifest["rows"]["rejected"] == {"leak_same": 2}
-    assert manifest["summary"]["contamination"]["bench*.jsonl"]["rows"] == 2
+    assert manifest["summary"]["contamination"]["tests"]["bench*.jsonl"]["texts"] == 2
     assert fewer["rows"]["rejected"] == {"leak_same": 1}, "a changed benchmark is compared with anew"
     assert off["rows"]["accepted"] == 30
-    assert "contamination" not in off["summary"]
+    assert off["summary"]["contamination"] is None
 
 
 def test_a_function_that_changed_decides_anew(tmp_path):

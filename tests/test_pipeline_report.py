@@ -153,6 +153,16 @@ def report() -> dict[str, Any]:
                 "written_for": None,
             },
         },
+        "contamination": {
+            "compared": 4000,
+            "tests": {
+                "gold/gold": {
+                    "texts": 3000,
+                    "found": {"same": 2, "near": 31, "inside": 5},
+                    "pairs": [{"kind": "near", "row": "where is my order now", "text": "where is my order"}],
+                }
+            },
+        },
         "spend": {
             "requests": 9120,
             "from_ledger": 1240,
@@ -591,6 +601,8 @@ def test_what_strangers_wrote_stays_text(report: dict[str, Any]):
     report["models"]["small"]["seeds"][0]["score"][HOSTILE] = 50
     report["errors"] = [row(1, "both wrong", id=HOSTILE, input=HOSTILE, teacher=HOSTILE, student=HOSTILE)]
     report["rows"]["generate"]["rejected"] = {HOSTILE: 500}
+    report["contamination"]["tests"][HOSTILE] = report["contamination"]["tests"].pop("gold/gold")
+    report["contamination"]["tests"][HOSTILE]["pairs"] = [{"kind": "near", "row": HOSTILE, "text": HOSTILE}]
 
     html = render_page(report)
     page = Page(html)
@@ -607,7 +619,7 @@ def test_what_strangers_wrote_stays_text(report: dict[str, Any]):
 def test_a_report_without_the_optional_pieces_is_a_page_too(report: dict[str, Any], tmp_path: Path):
     report |= {"confusion": None, "errors": [], "rows": {}, "seconds": {}, "notes": [], "against": {}}
     report |= {"retention": {}, "agreement": {}, "gap_closed": {}, "ceiling": {}, "slices": [], "calibration": {}}
-    report |= {"curve": None, "capacity": None, "mistakes": None, "payback_requests": None}
+    report |= {"curve": None, "capacity": None, "mistakes": None, "payback_requests": None, "contamination": None}
     report["spend"]["usd"] = None
     del report["cells"], report["models"]["small"]["seeds"]
     report["models"]["small"] |= {"parameters": None, "bytes": None, "latency_ms": None}
@@ -729,6 +741,18 @@ def test_the_yield_of_each_strategy_is_shown_and_who_wrote_for_another_label(rep
     assert "documents 33.3% 9 2 rejected, empty: 7" in text
     report["strategies"] = None
     assert "by strategy" not in Page(render_page(report)).text
+
+
+def test_what_was_found_of_tests_is_shown_with_pairs(report: dict[str, Any]):
+    text = Page(render_page(report)).text
+
+    assert "4,000 rows to learn from were compared with every text of these tests" in text
+    assert "gold/gold 3,000 2 31 5" in text
+    assert "gold/gold near where is my order now where is my order" in text
+    report["contamination"]["tests"]["gold/gold"]["pairs"] = []
+    assert "Some of them." not in Page(render_page(report)).text
+    report["contamination"] = None
+    assert "Leaks from tests" not in Page(render_page(report)).text
 
 
 def test_the_spread_over_seeds_is_said(report: dict[str, Any]):
