@@ -7,6 +7,7 @@ is asked about what is left. What makes rows easier, agreement and the judge, le
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -17,6 +18,7 @@ from ..data.duplicates import Duplicates
 from ..data.errors import NotEnoughData
 from ..data.filters import built
 from ..data.rows import Example, Failed, Rejected, Side
+from ..data.sources import expand
 from .context import Run
 from .examples import ExampleWriter, read_examples
 from .executor import ask_all
@@ -78,8 +80,8 @@ def refuse_what_cannot_be_done(run: Run) -> None:
     """
     stage = run.recipe.curate
     built(stage.filters, run.folder)
-    for path in stage.decontaminate.files if stage.decontaminate else ():
-        run.pairs(path, "curate.decontaminate.files", answered=False)
+    for _ in _benchmarks(run):
+        pass
     if stage.meaning is not None:
         Meaning(stage.meaning, run.folder)
     if stage.judge is not None:
@@ -102,9 +104,8 @@ class Sieve:
             for judged in rows:
                 self._known.seen(f"gold/{name}/{judged.id}", judged.input)
                 self._know(f"gold/{name}", judged.input)
-        for path in stage.decontaminate.files if stage.decontaminate else ():
-            for row in run.pairs(path, "curate.decontaminate.files", answered=False):
-                self._know(path, row.input)
+        for name, text in _benchmarks(run):
+            self._know(name, text)
 
     def decisions(self, rows: Iterator[Example]) -> Iterator[tuple[Example, Example | Rejected]]:
         """Every row with what comes of it, in order."""
@@ -155,6 +156,15 @@ def _reason(kind: str, row: Example, other: str) -> str:
     """What a copy is rejected for: whether what it repeats is on its own side is told."""
     side = other.partition("/")[0]
     return f"{kind}_duplicate" if side == row.side else f"{kind}_duplicate_of_{side}"
+
+
+def _benchmarks(run: Run) -> Iterator[tuple[str, str]]:
+    """Texts of others' tests, each with the file it is from; files number their rows each for themselves."""
+    stage, key = run.recipe.curate.decontaminate, "curate.decontaminate.files"
+    for path in stage.files if stage else ():
+        for file in expand(path, run.folder, key):
+            for row in run.pairs(str(file), key, answered=False):
+                yield os.path.relpath(file, run.folder), row.input
 
 
 def _judge(run: Run, rows: Any, count: int, keep: Any) -> dict[str, Any]:

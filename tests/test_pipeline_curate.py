@@ -205,15 +205,20 @@ def test_benchmarks_of_others_are_compared_with_and_named(tmp_path):
             split={"test": 0, "validation": 0, "calibration": 0},
             curate={"decontaminate": {"files": ["bench*.jsonl"]}, "duplicates": {"near": None}},
         )
-        made.write("bench1.jsonl", [{"text": TEXTS[3].upper()}, {"text": TEXTS[4]}])
+        made.write("bench1.jsonl", [{"id": 1, "text": TEXTS[3].upper()}, {"id": 2, "text": TEXTS[4]}])
+        made.write("bench2.jsonl", [{"id": 1, "text": TEXTS[5]}])
         manifest = made.run("curate")
         made.write("bench1.jsonl", [{"text": TEXTS[3]}])
         fewer = made.run("curate")
         off = made.run("curate", "curate.decontaminate=null")
 
-    assert manifest["rows"]["rejected"] == {"leak_same": 2}
-    assert manifest["summary"]["contamination"]["tests"]["bench*.jsonl"]["texts"] == 2
-    assert fewer["rows"]["rejected"] == {"leak_same": 1}, "a changed benchmark is compared with anew"
+    assert manifest["rows"]["rejected"] == {"leak_same": 3}
+    found = manifest["summary"]["contamination"]["tests"]
+    assert {name: (test["texts"], test["found"]["same"]) for name, test in found.items()} == {
+        "bench1.jsonl": (2, 2),
+        "bench2.jsonl": (1, 1),
+    }
+    assert fewer["rows"]["rejected"] == {"leak_same": 2}, "a changed benchmark is compared with anew"
     assert off["rows"]["accepted"] == 30
     assert off["summary"]["contamination"] is None
 
@@ -244,9 +249,12 @@ def test_what_curation_cannot_do_is_refused_before_anything_is_asked(tmp_path):
             ({"filters": [{"kind": "pattern", "must": "("}]}, "'(' is not a regular expression"),
             ({"filters": [{"kind": "function", "path": "no.py:f"}]}, "no.py: cannot be read: No such file"),
             ({"decontaminate": {"files": ["none.jsonl"]}}, "curate.decontaminate.files: "),
+            ({"decontaminate": {"files": ["blank.jsonl"]}}, "blank.jsonl: holds no rows"),
+            ({"filters": [{"kind": "language", "only": ["qq"]}]}, "curate.filters: language 'qq' is not known"),
             ({"filters": [{"kind": "size"}]}, "has kind = 'size'; expected one of "),
         ):
             made = job(tmp_path, endpoint, curate=curate)
+            made.write("blank.jsonl", [" "])
             with pytest.raises(BadInput) as caught:
                 made.run("curate")
             assert said in str(caught.value)
