@@ -6,7 +6,6 @@ function returns is the evidence, shown beside the row; None keeps it.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from .config import Recipe, fault
 from .contamination import words_of
 from .errors import BadInput
 from .numerals import last_number
+from .refusals import declines
 from .rows import Example
 
 Evidence = str | None
@@ -30,15 +30,6 @@ Part = Literal["input", "output"]
 
 _SHOWN = 80
 
-_REFUSALS = re.compile(
-    r"^\W*(i'?m (very )?sorry,? but (as an ai\b|i (can'?t|cannot|can not|am unable to|'?m unable to) "
-    r"(help|assist|do that|provide|create|generate|write|answer|comply|fulfil|continue|share|discuss|engage))"
-    r"|sorry,? (but )?i (can'?t|cannot) (help|assist|do that|provide|create|generate|write|comply|fulfil)"
-    r"|i (can'?t|cannot|am unable to|am not able to|'?m not able to|won'?t) "
-    r"(assist with|help (you )?with (that|this)|comply|fulfil|provide (that|this|assistance)|create (that|content)"
-    r"|generate (that|content)|write (that|content)|answer (that|this))"
-    r"|as an? (ai|artificial intelligence|(large )?language model)\b)"
-)
 _LEAST_LANGUAGE = 0.01
 """Probability of the wanted languages together below which a text is in another."""
 
@@ -73,7 +64,7 @@ class Length(_OfText):
     kind: Literal["length"]
     of: Part = "input"
     words: tuple[int, int] | None = None
-    """Fewest and most."""
+    """Fewest and most; in scripts that put no spaces between words each character is one."""
     characters: tuple[int, int] | None = None
 
     @field_validator("words", "characters", mode="before")
@@ -94,7 +85,7 @@ class Length(_OfText):
         def check(row: Example) -> Evidence:
             text = self.text(row)
             for unit, bounds, count in (
-                ("words", self.words, len(text.split())),
+                ("words", self.words, len(words_of(text))),
                 ("characters", self.characters, len(text)),
             ):
                 if bounds and not bounds[0] <= count <= bounds[1]:
@@ -156,10 +147,8 @@ class Refusal(Recipe):
 
     def build(self, folder: Path) -> Check:
         def check(row: Example) -> Evidence:
-            for text in (row.output, "" if row.origin == "unlabeled" else row.input):
-                if _REFUSALS.match(text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")):
-                    return text[:_SHOWN]
-            return None
+            texts = (row.output,) if row.origin == "unlabeled" else (row.output, row.input)
+            return next((text[:_SHOWN] for text in texts if declines(text)), None)
 
         return check
 
@@ -172,8 +161,9 @@ class Repetition(_OfText):
 
     kind: Literal["repetition"]
     of: Part = "output"
-    most: float = Field(0.3, gt=0, lt=1)
-    """Share of the words that may stand in a run of four that came before."""
+    most: float = Field(0.5, gt=0, lt=1)
+    """Share of the words that may stand in a run of four that came before; no message of banking77 or snips has more,
+    and of gsm8k's solutions, which go step by step, 1 in 10,000 (at 0.3, 2 in 100)."""
 
     def build(self, folder: Path) -> Check:
         def check(row: Example) -> Evidence:

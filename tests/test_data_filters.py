@@ -36,36 +36,90 @@ def test_length_counts_words_and_characters_of_either_part():
     assert words("one", "") == "1 words: one"
     assert words("one two", "") is None
     assert words("one two three four", "") == "4 words: one two three four"
+    assert words("我的包裹在哪里", "") == "7 words: 我的包裹在哪里"
     assert check(kind="length", of="output", characters=[1, 5])("", "abcdef") == "6 characters: abcdef"
+
+
+DECLINED = [
+    "I'm sorry, but I can't assist with that.",
+    "I apologize, but I cannot help with that request.",
+    "Unfortunately, I cannot assist with that.",
+    "I'm unable to help with that.",
+    "I'm not able to provide that.",
+    "As a language model, I can't do this.",
+    "I'm sorry, but as an AI language model, I cannot provide medical advice.",
+    "I am sorry, I cannot fulfill this request.",
+    "Sorry, but I can't help with that.",
+    "I cannot and will not generate that content.",
+    "I can\u2019t help with that request.",
+    "I won't be able to help with that.",
+    "I must decline this request.",
+    "I'm just an AI and cannot do that",
+    "I am an AI assistant and I do not have access to",
+    "I cannot fulfill this request. I am programmed to be",
+    "My apologies, but I'm unable to assist with this",
+    "I don't feel comfortable writing this content.",
+    "I\u2019m really sorry, but I can\u2019t assist with that.",
+    "I'm sorry, but I am not able to answer that question.",
+    "**I'm sorry, but I can't provide that.**",
+    "Sorry, as an AI I cannot",
+    "I'm sorry, I can't comply with that.",
+    "I can't assist with this.",
+    "I apologize, but I am unable to generate such content.",
+    "I'm afraid I can't do that.",
+    "I'm sorry, but I can't help you with that.",
+    "I cannot provide this information.",
+    "I'm sorry for the inconvenience, but I cannot answer this question.",
+    "I'm not able to engage in that.",
+    "I cannot write this.",
+    "I'm so sorry, but I cannot process your request.",
+    "I cannot comply with this request",
+    "I am unable to provide that information.",
+]
+NOT_DECLINED = [
+    "I'm sorry but I can't log in",
+    "sorry, I cannot find my parcel",
+    "I can't help but wonder where my refund is",
+    "I am unable to pay by card",
+    "I cannot create an account, the page hangs",
+    "As an artist I need two of them",
+    "Can an AI language model answer this?",
+    "I'm sorry, but I can't answer the phone right now",
+    "I'm sorry but I can't continue my subscription",
+    "Sorry, I can't do that with my card",
+    "I won't comply with your fees",
+    "I cannot complete this purchase",
+    "I can't write a review on your page",
+    "I cannot answer this security question",
+    "I'm unable to provide proof of address",
+    "I can't create this account twice",
+    "I am afraid my card was stolen",
+    "Unfortunately I can't use the app",
+    "I can't process the return label",
+    "I won't support that tariff anymore",
+    "I can't do this online?",
+    "I must say I am disappointed",
+    "I have to decline the charge",
+    "I am sorry, my mistake, please cancel",
+    "i'm an airline customer",
+    "I cannot share the tracking link",
+    "I can't give the code that you sent",
+    "Sorry to bother you, I can't do the transfer in the app",
+    "I'm unable to complete the top-up",
+    "I'm not able to complete your form",
+    "I couldn't finish the order",
+]
 
 
 def test_refusals_of_a_model_are_found_and_those_of_people_are_not():
     refused = check(kind="refusal")
-    for said in (
-        "I'm sorry, but I can't help with that.",
-        "I\u2019m sorry, but I cannot assist with this request.",
-        "As an AI language model, I do not have opinions.",
-        "Sorry, I can't help you with that.",
-        "I cannot comply with this request",
-        "I am unable to provide that information.",
-    ):
-        assert refused("a message", said) == said[:80], said
-        assert refused(said, "billing") is not None, said
-    for written in (
-        "I'm sorry but I can't log in",
-        "sorry, I cannot find my parcel",
-        "I can't help but wonder where my refund is",
-        "I am unable to pay by card",
-        "I cannot create an account, the page hangs",
-        "As an artist I need two of them",
-        "Can an AI language model answer this?",
-    ):
-        assert refused(written, "billing") is None, written
+    assert [said for said in DECLINED if refused("a message", said) != said[:80] or not refused(said, "billing")] == []
+    assert [written for written in NOT_DECLINED if refused(written, "billing")] == []
 
 
 def test_a_person_may_decline_in_an_input_that_nobody_wrote_for_us():
     refused = check(kind="refusal")
-    written = "I'm sorry, but I can't answer the phone right now"
+    written = "I cannot provide that information. I lost my ID."
     assert refused(written, "other", origin="generated") == written
     assert refused(written, "other", origin="unlabeled") is None
     assert refused("where is my parcel", "I cannot comply with this request", origin="unlabeled") is not None
@@ -91,8 +145,7 @@ def test_real_messages_neither_decline_nor_repeat_themselves():
     checks = list(built(FILTERS.validate_python(filters), Path()).values())
     for name, train, _ in datasets():
         rows = [row(text, label) for text, label in random.Random(0).sample(train, 2000)]
-        found = [one.input for one in rows if any(made(one) for made in checks)]
-        assert len(found) <= (20 if name == "gsm8k" else 0), (name, found)
+        assert [one.input for one in rows if any(made(one) for made in checks)] == [], name
 
 
 def test_a_pattern_must_be_found_or_must_not():
@@ -117,6 +170,102 @@ def test_the_number_that_is_the_answer_is_within_bounds():
     assert number("", "-3 %") == "out of bounds: -3"
     assert number("", "twelve") == "no number: twelve"
     assert check(kind="number")("", "nan") == "no number: nan"
+
+
+FOREIGN = {
+    "de": [
+        "wo bleibt meine Bestellung?",
+        "ich möchte mein Geld zurück",
+        "Karte wurde am Automaten eingezogen",
+        "kann ich die Adresse noch ändern",
+        "das Paket kam beschädigt an",
+    ],
+    "fr": [
+        "où est mon colis ?",
+        "je voudrais être remboursé",
+        "ma carte a été avalée",
+        "puis-je changer l'adresse de livraison",
+        "le produit est arrivé cassé",
+    ],
+    "es": [
+        "¿dónde está mi pedido?",
+        "quiero que me devuelvan el dinero",
+        "el cajero se tragó mi tarjeta",
+        "puedo cambiar la dirección de envío",
+        "el producto llegó roto",
+    ],
+    "it": [
+        "dov'è il mio pacco?",
+        "vorrei un rimborso",
+        "il bancomat ha trattenuto la carta",
+        "posso cambiare l'indirizzo di consegna",
+        "il prodotto è arrivato rotto",
+    ],
+    "nl": [
+        "waar blijft mijn bestelling?",
+        "ik wil mijn geld terug",
+        "mijn pas is ingeslikt",
+        "kan ik het adres nog wijzigen",
+        "het pakket is beschadigd aangekomen",
+    ],
+    "pt": [
+        "onde está minha encomenda?",
+        "quero o meu dinheiro de volta",
+        "o caixa engoliu meu cartão",
+        "posso mudar o endereço de entrega",
+        "o produto chegou quebrado",
+    ],
+    "pl": [
+        "gdzie jest moja paczka?",
+        "chcę zwrotu pieniędzy",
+        "bankomat zatrzymał moją kartę",
+        "czy mogę zmienić adres dostawy",
+        "produkt przyszedł uszkodzony",
+    ],
+    "sv": [
+        "var är min beställning?",
+        "jag vill ha pengarna tillbaka",
+        "automaten åt upp mitt kort",
+        "kan jag ändra leveransadressen",
+        "varan kom trasig",
+    ],
+    "zh": [
+        "我的包裹在哪里",
+        "我要退款",
+        "银行卡被吞了怎么办",
+        "可以修改收货地址吗",
+        "为什么扣了两次钱",
+    ],
+    "ja": [
+        "荷物はどこですか",
+        "返金してください",
+        "カードが戻ってきません",
+        "住所を変更できますか",
+        "アプリがすぐ落ちます",
+    ],
+    "ru": [
+        "где моя посылка?",
+        "хочу вернуть деньги",
+        "банкомат съел мою карту",
+        "можно изменить адрес доставки",
+        "почему списали два раза",
+    ],
+}
+
+
+def test_messages_in_other_languages_are_found_and_real_english_ones_are_kept():
+    english = check(kind="language", only=["en"])
+    kept = [text for texts in FOREIGN.values() for text in texts if not english(text, "")]
+    assert len(kept) <= 1, kept
+    wanted = check(kind="language", only=list(FOREIGN))
+    assert [text for texts in FOREIGN.values() for text in texts if wanted(text, "")] == []
+    if not DATASETS.exists():
+        pytest.skip("needs the real messages of ../shared/datasets")
+    from .benchmarks.contamination import datasets
+
+    for name, train, _ in datasets():
+        found = [text for text, _ in random.Random(0).sample(train, 1500) if english(text, "")]
+        assert len(found) <= 6, (name, found)
 
 
 def test_another_language_is_found_in_a_short_message():
