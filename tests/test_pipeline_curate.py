@@ -196,6 +196,30 @@ def test_a_training_row_that_holds_a_test_row_is_a_leak_with_the_pair_shown(tmp_
     assert pair["row"] == f"good morning to all of you {pair['text']} please answer me soon"
 
 
+def test_leaks_of_a_gold_test_are_left_out_by_kind_and_told_in_the_manifest(tmp_path):
+    texts = on("train", 40)
+    gold, others = texts[:30], texts[30:]
+    same = [text.upper() + "!" for text in gold[:10]]
+    near = [" ".join(["other", *text.split()[1:]]) for text in gold[10:20]]
+    inside = [f"good morning to all of you {text} please answer me soon" for text in gold[20:]]
+    with Endpoint(then=labels) as endpoint:
+        made = job(
+            tmp_path, endpoint, [*same, *near, *inside, *others], split={"validation": 0, "calibration": 0},
+            curate={"duplicates": {"near": None}},
+        )  # fmt: skip
+        made.fields["task"]["test"] = {"gold": "gold.jsonl"}
+        made.write("gold.jsonl", [{"input": text, "output": "billing"} for text in gold])
+        manifest = made.run("curate")
+
+    assert {row.input for row in made.rows("curate")} == set(others)
+    assert manifest["rows"]["rejected"] == {"leak_same": 10, "leak_near": 10, "leak_inside": 10}
+    leaks = manifest["summary"]["contamination"]
+    assert leaks["compared"] == 40
+    assert leaks["tests"]["gold/gold"]["found"] == {"same": 10, "near": 10, "inside": 10}
+    assert len(leaks["tests"]["gold/gold"]["pairs"]) == 5
+    check_conservation(made, "curate", manifest)
+
+
 def test_benchmarks_of_others_are_compared_with_and_named(tmp_path):
     with Endpoint(then=labels) as endpoint:
         made = job(
