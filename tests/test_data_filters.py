@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -400,3 +401,10 @@ def test_a_language_that_nobody_speaks_is_refused():
     with pytest.raises(BadInput) as caught:
         check(kind="language", only=["qq"])
     assert str(caught.value).startswith("curate.filters: language 'qq' is not known; expected one of ace, af, am, ")
+
+
+def test_without_its_library_the_language_filter_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "py3langid.langid", None)
+    with pytest.raises(BadInput) as caught:
+        check(kind="language", only=["en"])
+    assert str(caught.value) == ("curate.filters: `language` needs py3langid; `pip install 'understudy[language]'`")
