@@ -24,7 +24,7 @@ from .config import Recipe
 from .conversation import messages_in, transcript
 from .errors import BadInput
 from .fingerprint import fingerprint, row_id
-from .pii import redacted
+from .pii import redacted, redacted_output
 from .rows import Origin, Side, Source
 from .sheet import COLUMNS, delimiter_of, row_and_root, unguarded
 from .sides import Split, side_of
@@ -171,7 +171,7 @@ def read_pairs(
             if not text.strip():
                 continue
             text, personal = clean(unguarded(text) if ours else text)
-            output = clean(output)[0] if output is not None else None
+            output = redacted_output(output)[0] if pii and output is not None else output
             if answered and output is None and COLUMNS[0] not in record:
                 raise BadInput(f"{place}: no output; found {', '.join(map(str, record))}; add `output` (or `label`)")
             chosen = _cell(record.get("id"))

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from understudy.data.errors import BadInput
-from understudy.data.pii import redacted
+from understudy.data.pii import redacted, redacted_output
 from understudy.pipeline.context import Run
 from understudy.pipeline.use import _private
 
@@ -26,6 +26,11 @@ PLANTED = {
 }
 
 
+def wide(text: str) -> str:
+    """As keyboards of East Asia write it."""
+    return "".join(chr(ord(char) + 0xFEE0) for char in text)
+
+
 @pytest.mark.parametrize(
     ("text", "left"),
     [
@@ -37,6 +42,15 @@ PLANTED = {
         ("my iban is de89370400440532013000 thanks", "my iban is <iban> thanks"),
         ("card 4111-1111-1111-1111 exp 12/26", "card <card> exp 12/26"),
         ("from 203.0.113.77 and 2001:db8::ff00:42:8329", "from <ip> and <ip>"),
+        ("ip:203.0.113.77, http://203.0.113.77/x", "ip:<ip>, http://<ip>/x"),
+        (f"jörg@müller.de and {wide('jo@example.com')}", "<email> and <email>"),
+        (f"card {wide('4111')}\u00a01111\u20111111 1111", "card <card>"),
+        ("\u202a+49\u00a030\u00a0901820\u202c", "\u202a<phone>\u202c"),
+        ("my phone number is 4155552671", "my phone number is <phone>"),
+        ("Handynummer: 015112345678, tel 06 12 34 56 78", "Handynummer: <phone>, tel <phone>"),
+        ("ssn 536-22-1234, cpf 529.982.247-25", "ssn <national-id>, cpf <national-id>"),
+        ("dni 12345678z, nir 1 85 05 78 006 084 91", "dni <national-id>, nir <national-id>"),
+        ("RSSMRA85T10A562S", "<national-id>"),
     ],
 )
 def test_what_has_the_form_of_personal_data_is_replaced(text, left):
@@ -47,6 +61,12 @@ def test_what_has_the_form_of_personal_data_is_replaced(text, left):
     "text",
     [
         "order 4155552671 of 2024-05-12 at 10:30",
+        "tell me about 07911123456",
+        "firmware version 1.2.3.4",
+        "lunch@12.30 with jo@home",
+        "IMEI 353918058347264, EAN 4006381333931, ISBN 978-3-16-148410-0",
+        "ssn 000-12-3456, dni 12345678A",
+        "from 07.09.2024-12.10.2024",
         "invoice 0044 0532 0130",
         "it cost 1,234,567.89 dollars, 12.50-13.99 each",
         "version 10.2.1 and ratio 1.2.3.4.5",
@@ -62,6 +82,27 @@ def test_what_has_the_form_of_personal_data_is_replaced(text, left):
 )
 def test_numbers_that_are_none_stay(text):
     assert redacted(text) == (text, ())
+
+
+@pytest.mark.parametrize("text", ["a" * 300_000 + " @", "a." * 150_000 + "@", "a@" + "a-" * 150_000, "1" * 300_000])
+def test_a_long_text_takes_time_by_its_length(text):
+    assert redacted(text) == (text, ())
+
+
+@pytest.mark.parametrize(
+    ("answer", "left"),
+    [
+        ('{"b": "jo@example.com", "a": ["x", true, 7]}', '{"a": ["x", true, 7], "b": "<email>"}'),
+        ('{"card": 4111111111111111}', '{"card": "<card>"}'),
+        ('{"jo@example.com": 1}', '{"<email>": 1}'),
+        ('{"b": "nobody", "a": 1}', '{"b": "nobody", "a": 1}'),
+        ("write to jo@example.com", "write to <email>"),
+        ("4111111111111111", "<card>"),
+        ("[" * 5000, "[" * 5000),
+    ],
+)
+def test_an_answer_in_json_stays_json(answer, left):
+    assert redacted_output(answer)[0] == left
 
 
 def test_nothing_is_found_in_real_messages_that_hold_none():
