@@ -146,7 +146,8 @@ class Example:
     tokens: TopTokens | None = None
     """The output as the teacher wrote it, where it told its tokens."""
     agreement: float | None = None
-    """Share of the teacher's answers that say this output, where it gave several."""
+    """Share of the answers asked for that say this output, where there are several; one that could not be used says
+    nothing. Labels and JSON objects say the same where they are equal, free text where its words are."""
 
 
 def message_dicts(messages: tuple[Message, ...]) -> list[dict[str, Any]]:

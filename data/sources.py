@@ -171,7 +171,9 @@ def read_pairs(
             if not text.strip():
                 continue
             text, personal = clean(unguarded(text) if ours else text)
-            output = redacted_output(output)[0] if pii and output is not None else output
+            if pii and output is not None:
+                output, told = redacted_output(output)
+                personal = tuple(sorted({*personal, *told}))
             if answered and output is None and COLUMNS[0] not in record:
                 raise BadInput(f"{place}: no output; found {', '.join(map(str, record))}; add `output` (or `label`)")
             chosen = _cell(record.get("id"))

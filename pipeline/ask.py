@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from ..data.duplicates import fold
 from ..data.errors import BudgetReached, UnderstudyError
+from ..data.pii import redacted_output
 from ..data.rows import Answer, Example, Failed, Prompt, Rejected, Source, TopTokens
 from ..data.teacher import Sampling, Teacher
 from .parse import Evidence, label_probabilities, parse, top_tokens, vote_shares
@@ -125,7 +126,8 @@ class Labeler:
             if len(outputs) == 1 and self.recipe.labels:
                 probs, evidence = label_probabilities(answer, list(self.recipe.labels), self.recipe.keys)
             if not self.recipe.labels:
-                tokens.setdefault(output, top_tokens(answer))
+                told = self.recipe.task.pii == "off" or not redacted_output(answer.text)[1]
+                tokens.setdefault(output, top_tokens(answer) if told else None)  # they would spell it
             if len(outputs) == self.samples:
                 break
         if not outputs:
@@ -139,7 +141,7 @@ class Labeler:
             probs = vote_shares(votes, list(self.recipe.labels))
         return Example(
             source.id, source.input, output, source.root, source.side, source.origin, probs, evidence, source.strategy,
-            tokens.get(output), count / len(outputs) if self.samples > 1 else None,
+            tokens.get(output), count / self.samples if self.samples > 1 else None,
         )  # fmt: skip
 
     def _vote(self, output: str) -> str:

@@ -19,6 +19,7 @@ from ..data.sources import read_pairs, read_unlabeled
 from ..data.storage import Storage
 from ..data.teacher import Teacher
 from ..teachers.recorded import RecordedTeacher, Spend, spent_before
+from ..teachers.table import TableRecipe
 from ..teachers.transformers import TransformersTeacher
 from ..teachers.vllm import VllmTeacher
 from .ask import Labeler
@@ -130,7 +131,11 @@ class Run:
 
     def _built(self, name: str) -> Teacher:
         if name not in self._plain:
-            self._plain[name] = self.recipe.teachers[name].build(name, self.folder)
+            chosen = self.recipe.teachers[name]
+            if isinstance(chosen, TableRecipe):  # a file of the user's own
+                self._plain[name] = chosen.build(name, self.folder, pii=self.redacts)
+            else:
+                self._plain[name] = chosen.build(name, self.folder)
         return self._plain[name]
 
     @cached_property

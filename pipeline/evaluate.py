@@ -33,7 +33,7 @@ from .parse import parse
 from .scorers import scorer_of
 from .table import CONFIG, Answers, ModelFacts, TestRows, facts_as_json, write_table
 
-VERSION = 4
+VERSION = 5
 
 
 def evaluate(

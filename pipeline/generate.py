@@ -29,7 +29,7 @@ from .strategies.kinds import Documents
 from .strategies.shelf import Shelf
 from .strategies.writer import Exchange, Overheard, Writer
 
-VERSION = 4
+VERSION = 5
 
 Written = Source | Rejected | Failed
 

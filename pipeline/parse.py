@@ -10,10 +10,12 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal
 
 from ..data.duplicates import fold
+from ..data.pii import redacted, redacted_output
 from ..data.rows import Answer, Rejected, TopTokens
 from .recipe import JobRecipe
 
@@ -30,7 +32,22 @@ _LEAST_KEYS = 0.5
 
 
 def parse(answer: Answer, recipe: JobRecipe) -> str | Rejected:
-    """The output in the task's form; `Rejected` with what was said where it has another form."""
+    """The output in the task's form; `Rejected` with what was said where it has another form.
+
+    Personal data that is no label goes the way of the recipe: whoever says it made it up, or learnt it elsewhere.
+    """
+    output = _read(answer, recipe)
+    if recipe.task.pii == "off":
+        return output
+    if isinstance(output, Rejected):
+        return replace(output, evidence=redacted(output.evidence)[0])
+    clean, personal = ("", ()) if recipe.labels else redacted_output(output)
+    if personal and recipe.task.pii == "reject":
+        return Rejected(answer.prompt_id, "personal_data", ", ".join(personal))
+    return clean if personal else output
+
+
+def _read(answer: Answer, recipe: JobRecipe) -> str | Rejected:
     if recipe.labels:
         key = _unfenced(answer.text).strip(_DECORATION + "()")
         label = recipe.keys.get(key) or read_label(answer.text, tuple(recipe.labels))

@@ -29,9 +29,9 @@ class _Task(Recipe):
     """Messages of an input that a teacher writes: user and assistant by turns, the user first and last."""
 
     pii: Literal["off", "redact", "reject"] = "off"
-    """E-mail addresses, telephone, account and card numbers and IP addresses in inputs, before a prompt leaves this
-    process and before a student reads them: put placeholders in their place, or do without such inputs. Names and
-    street addresses are not found."""
+    """E-mail addresses, telephone, account, card and national numbers and IP addresses in files before a prompt leaves
+    this process, in what teachers say, and in what a student reads: put placeholders in their place, or do without
+    such rows; passages of documents have placeholders either way. Names and street addresses are not found."""
 
     @field_validator("turns")
     @classmethod

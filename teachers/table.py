@@ -23,26 +23,28 @@ class TableRecipe(TeacherRecipe):
 
     kind: Literal["table"]
 
-    def build(self, name: str, folder: Path) -> TableTeacher:
-        return TableTeacher(name, folder, self.model, self.revision)
+    def build(self, name: str, folder: Path, *, pii: bool = False) -> TableTeacher:
+        return TableTeacher(name, folder, self.model, self.revision, pii=pii)
 
 
 class TableTeacher:
-    """Looks an input up; a prompt whose input is not in the file is a failed row of class `absent`."""
+    """Looks an input up; a prompt whose input is not in the file is a failed row of class `absent`.
 
-    def __init__(self, name: str, folder: Path, path: str, revision: str) -> None:
+    Args:
+        pii: have placeholders in the place of personal data, as inputs have when they are asked.
+    """
+
+    def __init__(self, name: str, folder: Path, path: str, revision: str, *, pii: bool = False) -> None:
         key = f"teachers.{name}.model"
         files = expand(path, folder, key)
         self._file = files[0]
         self._outputs: dict[str, str] = {}
-        for row in read_pairs(path, folder, key, answered=True):
+        for row in read_pairs(path, folder, key, answered=True, pii=pii):
             if row.output is not None:
                 self._outputs.setdefault(fold(row.input), row.output)
-        for row in read_pairs(path, folder, key, answered=True, pii=True):  # as it is asked where they are redacted
-            if row.output is not None and row.personal:
-                self._outputs.setdefault(fold(row.input), row.output)
         self._revision = revision
-        self._content = fingerprint(inputs_fingerprint(files))
+        content = inputs_fingerprint(files)
+        self._content = fingerprint({"files": content, "pii": pii}) if pii else fingerprint(content)
 
     @property
     def name(self) -> str:

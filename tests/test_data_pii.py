@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -10,10 +12,12 @@ import pytest
 
 from understudy.data.errors import BadInput
 from understudy.data.pii import redacted, redacted_output
+from understudy.data.rows import Answer, Example, Prompt, Token
+from understudy.data.teacher import Sampling
 from understudy.pipeline.context import Run
 from understudy.pipeline.use import _private
 
-from .endpoint import Endpoint
+from .endpoint import Endpoint, says
 from .test_pipeline_stages import TEXTS, Job, asked, check_conservation, job, labels
 
 DATASETS = Path(__file__).parents[2] / "shared" / "datasets"
@@ -201,3 +205,66 @@ def test_a_table_of_answers_is_asked_as_it_is_written(tmp_path):
     made.write("answers.jsonl", rows)
     made.write("pool.jsonl", rows)
     assert made.run("label")["rows"]["accepted"] == 5
+
+
+def written(folder: Path, endpoint: Endpoint, handling: str, **task) -> Job:
+    made = job(folder, endpoint, [f"message {n}" for n in range(4)])
+    made.fields["task"] = {"instruction": "x", "unlabeled": "pool.jsonl", "pii": handling, **task}
+    return made
+
+
+@pytest.mark.parametrize(
+    ("task", "said", "kept"),
+    [
+        ({"kind": "generate"}, "Write to jo@example.com.", "Write to <email>."),
+        ({"kind": "extract", "schema": {"type": "object"}}, '{"b":"jo@example.com","a":1}', '{"a": 1, "b": "<email>"}'),
+    ],
+)
+def test_what_a_teacher_makes_up_goes_the_same_way(tmp_path, task, said, kept):
+    with Endpoint(then=lambda body: says(said)) as endpoint:
+        redacting = written(tmp_path, endpoint, "redact", **task)
+        redacting.run("label")
+        rows = redacting.rows("label")
+        rejecting = written(tmp_path, endpoint, "reject", **task)
+        manifest = rejecting.run("label")
+
+    assert {row.output for row in rows} == {kept}
+    assert manifest["rows"]["rejected"] == {"personal_data": 4}
+    assert {row["evidence"] for row in rejecting.artifact("label").rows("rejected")} == {"email"}
+
+
+def test_tokens_that_spell_personal_data_are_not_kept(tmp_path):
+    class Spelling:
+        def __init__(self, text: str) -> None:
+            self.text = text
+
+        async def answer(self, prompt: Prompt, sampling: Sampling) -> Answer:
+            return Answer(prompt.id, self.text, tokens=(Token(self.text, -0.1, ((self.text, -0.1),), 7, (7,)),))
+
+    def tokens(text: str) -> object:
+        row = asyncio.run(replace(run.labeler(), teacher=Spelling(text)).label(next(run.unlabeled())))
+        assert isinstance(row, Example)
+        return row.tokens
+
+    with Endpoint(then=labels) as endpoint, written(tmp_path, endpoint, "redact", kind="generate").opened() as run:
+        assert tokens("to the desk") is not None
+        assert tokens("to jo@example.com") is None
+
+
+def test_answers_and_references_of_the_users_own_leave_nothing_behind(tmp_path):
+    made = Job(
+        tmp_path / "job",
+        task={"kind": "generate", "instruction": "x", "pii": "redact", "unlabeled": "pool.jsonl"},
+        teachers={"people": {"kind": "table", "model": "answers.jsonl"}},
+    )
+    rows = [{"input": f"who has key {n}", "output": f"jo{n}@example.com has"} for n in range(3)]
+    made.write("answers.jsonl", rows)
+    made.write("pool.jsonl", rows)
+    made.run("label")
+    assert {row.output for row in made.rows("label")} == {"<email> has"}
+    assert "@example.com" not in everything_under(made.folder / "root")
+
+    made.fields["task"] |= {"pii": "reject", "test": {"gold": "gold.jsonl"}}
+    made.write("gold.jsonl", [*rows, {"input": "who has the last", "output": "nobody"}])
+    with made.opened() as run:
+        assert [row.output for row in run.gold()["gold"]] == ["nobody"]
