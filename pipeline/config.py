@@ -171,7 +171,8 @@ class CurateStage(Recipe):
     """Checks of single rows, in order."""
 
     agreement: float | None = Field(None, gt=0, le=1)
-    """Least share of a row's draws that gave the answer that was taken; label.samples says how many there are."""
+    """Least share of label.samples that say the answer that was taken: the same label, an equal JSON object, or the
+    same words."""
 
     decontaminate: Decontaminate | None = Decontaminate()
     """null compares with nothing but copies of test rows."""

@@ -95,6 +95,7 @@ class Sieve:
         stage = run.recipe.curate
         self._checks = built(stage.filters, run.folder)
         self._least = stage.agreement
+        self._samples = run.recipe.label.samples
         self._known = Duplicates(stage.duplicates)
         self._meaning = Meaning(stage.meaning, run.folder) if stage.meaning else None
         self._leaks = Leaks() if stage.decontaminate else None
@@ -132,7 +133,8 @@ class Sieve:
                 return Rejected(row.id, reason, evidence)
         if row.side != "test":
             if self._least is not None and row.agreement is not None and row.agreement < self._least:
-                evidence = f"{row.agreement:.2f} said '{row.output[:80]}' to '{row.input[:80]}'"
+                votes = f"{row.agreement * self._samples:.0f} of {self._samples}"
+                evidence = f"{votes} said '{row.output[:80]}' to '{row.input[:80]}'"
                 return Rejected(row.id, "low_agreement", evidence)
             if self._leaks and (leak := self._leaks.find(row)):
                 return leak

@@ -18,6 +18,7 @@ from .config import PublishStage
 from .context import Run
 from .examples import read_examples, sample_rows
 from .markdown import front_matter, plain, table
+from .verification import verification
 from .words import usd, whole
 
 CONFIGS = {
@@ -148,6 +149,7 @@ def _origin(
     if contents.strategies:
         strategies = ", ".join(f"{whole(rows)} {plain(name)}" for name, rows in sorted(contents.strategies.items()))
         yield f"- Written by strategy: {strategies}."
+    yield from (f"- {plain(said, 1000)}" for said in verification(run, manifests))
     spent = [manifest["spend"] for manifest in manifests.values()]
     requests = sum(part["requests"] + part["from_ledger"] for part in spent)
     paid = sum(part["usd"] for part in spent)

@@ -45,18 +45,38 @@ def label(run: Run, artifact: Artifact, generated: Artifact | None) -> Outcome:
         raise NotEnoughData("label: there is no input to label; every row of the input was empty")
     writer = ExampleWriter(artifact)
     asking = AskLabel()
-    intent = Intent()
+    intent, agreement = Intent(), Agreement()
 
     def keep(source: Source, said: Example | Rejected | Failed) -> None:
         writer.add(said)
         intent.compare(source, said)
+        agreement.add(said)
 
     ask_all(run, asking, lambda: _sources(run, generated), total, keep, title="label")
     for rejected in run.personal():
         writer.add(rejected)
     refuse_too_many_failed("label", writer.counts, run.recipe.max_failed)
     summary: dict[str, Any] = {"origins": origins, "teacher": run.teacher(asking.teacher(run)).name}
-    return Outcome(writer.close(), writer.counts, summary | {"written_for": intent.as_json()})
+    summary |= {"written_for": intent.as_json(), "agreement": agreement.as_json()}
+    return Outcome(writer.close(), writer.counts, summary)
+
+
+@dataclass
+class Agreement:
+    """Which share of its answers the rows have for the one taken: how many rows, by share."""
+
+    shares: Counter[float] = field(default_factory=Counter)
+
+    def add(self, said: Example | Rejected | Failed) -> None:
+        if isinstance(said, Example) and said.agreement is not None:
+            self.shares[said.agreement] += 1
+
+    def as_json(self) -> dict[str, Any] | None:
+        """The mean, and rows by share, the largest first; None where each row has one answer."""
+        if not self.shares:
+            return None
+        mean = sum(share * rows for share, rows in sorted(self.shares.items())) / self.shares.total()
+        return {"mean": mean, "rows": {f"{share:.3f}": rows for share, rows in sorted(self.shares.items())[::-1]}}
 
 
 @dataclass

@@ -158,7 +158,7 @@ def plan(run: Run, pilot: int = 0) -> Plan:
         measured = _pilot_label(run, sample) if pilot else None
         asked.append(_label(run, "label", count * recipe.label.samples, sample, measured))
     if states["curate"] == "to do" and recipe.curate.judge is not None:
-        most = rows + sum(1 for _ in run.unlabeled())
+        most = rows + sum(row.side != "test" for row in run.unlabeled())
         asked.append(_rubric(run, recipe.curate.judge.teacher, most, sample))
     if states.get("evaluate") == "to do" and gold:
         judged = [row for test in gold.values() for row in test]
@@ -244,7 +244,7 @@ def _judge(run: Run, teacher: str, rows: int, sample: list[Source]) -> Asked:
 
 
 def _rubric(run: Run, teacher: str, rows: int, sample: list[Source]) -> Asked:
-    """Every row that nothing else rejects; counted as if nothing did."""
+    """Every row that nothing else rejects, but inputs held out for the test; counted as if nothing did."""
     some = [
         Example(row.id, row.input, row.output or "", row.root, row.side, row.origin)
         for row in sample or [Source("plan", "x" * 80, "plan", "train", "unlabeled")]

@@ -15,6 +15,7 @@ from .learning import learning, usd_per_row
 from .report import first_line, write_report
 from .scoring import score_tests
 from .table import ModelFacts, TestRows, read_table
+from .verification import verification
 from .words import usd as dollars
 
 EXIT_CODES = {"pass": 0, "fail": 4, "not_enough_data": 6}
@@ -170,6 +171,7 @@ def _notes(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for test, part in leaks["tests"].items() if leaks else ():
         if rows := sum(part["found"].values()):
             notes.append(f"{rows} rows were not learnt, because a row of the test '{test}' stands in them.")
+    notes += verification(run, manifests)
     for name, student in run.recipe.students.items():
         if len(student.train.seeds) == 1:
             notes.append(f"Student '{name}' was trained with a single seed; the spread over seeds is not known.")

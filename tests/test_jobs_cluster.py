@@ -122,6 +122,29 @@ def test_two_workers_write_the_rows_that_one_process_writes(tmp_path, cluster):
     assert repeated == manifest
 
 
+def scores(body: dict) -> Reply:
+    """A score decided by the row."""
+    text = body["messages"][-1]["content"]
+    return says(str(1 + sum(text.encode()) % 5)) if "The rubric:" in text else team(body)
+
+
+def test_rows_are_judged_on_a_cluster_as_they_are_on_one_machine(cluster, tmp_path):
+    shards = []
+    for executor, root in ((None, "one"), (RayExecutor(cluster.address, workers=2), "ray")):
+        with Endpoint(then=scores) as endpoint:
+            judge = {"teacher": "lead", "rubric": "The team is right.", "minimum": 3}
+            path = recipe(tmp_path, endpoint, TEXTS[:100], curate={"judge": judge, "duplicates": {"near": None}})
+            run = Run(load_recipe(path), LocalStorage(tmp_path / root), Reporter(), executor)
+            try:
+                manifest = run_stages(run, "curate")["curate"]
+            finally:
+                run.close()
+            assert manifest["rows"]["rejected"]["judged_low"] > 0
+            assert len(endpoint.requests) == 100 + sum(manifest["summary"]["judge"]["scores"].values())
+            shards.append(manifest["shards"])
+    assert shards[0] == shards[1]
+
+
 def test_a_failed_row_is_a_failed_row_with_the_words_of_the_server(tmp_path, cluster):
     def reply(body: dict) -> Reply:
         return error(400, "flagged") if asked(body) == TEXTS[7] else team(body)

@@ -144,8 +144,33 @@ def test_rows_about_which_the_teacher_disagrees_with_itself_go_and_the_votes_are
         assert row.side == "test" or row.agreement == 1.0
     low = [row for row in made.rows("label") if row.agreement < 0.7 and row.side != "test"]
     assert manifest["rows"]["rejected"] == {"low_agreement": len(low)}
-    [evidence] = {row["evidence"][:16] for row in made.artifact("curate").rows("rejected")}
-    assert evidence == "0.67 said 'billi"
+    [evidence] = {row["evidence"][:22] for row in made.artifact("curate").rows("rejected")}
+    assert evidence == "2 of 3 said 'billing' "
+    agreement = made.artifact("label").manifest()["summary"]["agreement"]
+    assert agreement["mean"] == pytest.approx(5 / 6)
+    assert agreement["rows"] == {"1.000": 20, "0.667": 20}
+
+
+def test_an_answer_that_cannot_be_used_agrees_with_nothing(tmp_path):
+    with Endpoint(then=lambda body: says("billing" if body.get("seed") == 1 else "who knows")) as endpoint:
+        made = job(tmp_path, endpoint, TEXTS[:2], label={"samples": 3, "temperature": 1.0})
+        made.run("label")
+    assert [row.agreement for row in made.rows("label")] == [pytest.approx(1 / 3)] * 2
+
+
+def test_free_text_agrees_by_its_words(tmp_path):
+    spelt = iter(["In two days.", "in two days", "Tomorrow"] * 3)
+    with Endpoint(then=lambda body: says(next(spelt))) as endpoint:
+        made = job(
+            tmp_path,
+            endpoint,
+            TEXTS[:1],
+            task={"kind": "generate", "instruction": "x", "unlabeled": "pool.jsonl"},
+            label={"samples": 3, "temperature": 1.0},
+        )
+        made.run("label")
+    [row] = made.rows("label")
+    assert row.agreement == pytest.approx(2 / 3)
 
 
 def test_json_that_says_the_same_in_another_order_votes_together(tmp_path):
@@ -291,4 +316,6 @@ def test_the_plan_counts_what_a_judge_will_be_asked(tmp_path):
     made.write("pool.jsonl", TEXTS[:50])
     with made.opened() as run:
         counted = {part.stage: part.requests for part in plan(run).asked}
-    assert counted == {"label": 50, "curate": 50}
+        held_out = sum(row.side == "test" for row in run.unlabeled())
+    assert held_out > 0
+    assert counted == {"label": 50, "curate": 50 - held_out}
