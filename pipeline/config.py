@@ -163,6 +163,9 @@ class RubricRecipe(Recipe):
     minimum: int = Field(4, ge=2, le=5)
     """The lowest score, of 1 to 5, with which a row is kept."""
 
+    max_tokens: int = Field(512, gt=0)
+    """Of an answer; a model that thinks before it says its number needs more."""
+
 
 class CurateStage(Recipe):
     """Which labelled rows a student may learn from."""

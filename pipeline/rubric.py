@@ -14,7 +14,6 @@ from .parse import read_label
 
 SCORES = ("1", "2", "3", "4", "5")
 
-_SAMPLING = Sampling(temperature=0.0, max_tokens=16)
 _DRAWS = 3
 
 
@@ -33,7 +32,7 @@ class AskRubric:
         said = ""
         for draw in range(_DRAWS):
             # a repeated greedy draw would repeat its fault
-            sampling = _SAMPLING if draw == 0 else _SAMPLING.model_copy(update={"temperature": 0.7})
+            sampling = Sampling(temperature=0.7 if draw else 0.0, max_tokens=self.recipe(run).max_tokens)
             answer = await run.teacher(self.teacher(run)).answer(self.prompt(run, item, draw), sampling)
             if isinstance(answer, Failed):
                 return answer

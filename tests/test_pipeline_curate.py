@@ -82,6 +82,22 @@ def test_what_is_rejected_for_nothing_is_not_judged(tmp_path):
     assert len(again) == len(rubrics), "another minimum pays for nothing again"
 
 
+def test_a_judge_that_thinks_first_is_given_room(tmp_path):
+    def score(text: str) -> Reply:
+        return says("<think>The team is right, and so it is a 1, or rather</think>5")
+
+    with Endpoint(then=judge(score)) as endpoint:
+        made = job(
+            tmp_path, endpoint, TEXTS[:10], split={"test": 0, "validation": 0, "calibration": 0},
+            curate={"judge": {**RUBRIC, "max_tokens": 4000}, "duplicates": {"near": None}},
+        )  # fmt: skip
+        manifest = made.run("curate")
+        asked_for = {one.body["max_tokens"] for one in endpoint.requests if is_rubric(one.body)}
+
+    assert asked_for == {4000}
+    assert manifest["summary"]["judge"]["scores"]["5"] == 10
+
+
 @pytest.mark.parametrize("said", ["excellent", "11"])
 def test_a_score_that_cannot_be_read_is_a_rejected_row(tmp_path, said):
     with Endpoint(then=judge(lambda text: says(said))) as endpoint:
