@@ -58,6 +58,10 @@ class Artifact:
         text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
         self.storage.replace(f"{self.path}/manifest.json", text.encode())
 
+    def reopen(self) -> None:
+        """Take the manifest away: what was finished is done again."""
+        self.storage.delete(f"{self.path}/manifest.json")
+
     def rows(self, config: str, *sides: str) -> Iterator[dict[str, Any]]:
         """Rows of one config on the sides asked for, or on all; partition by partition, each in the order written.
 

@@ -11,6 +11,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Callable, Iterable
+from json import JSONDecodeError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -19,6 +20,7 @@ from .publication import Files, Published, content_of, sha256_of, size_of
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.hf_api import RepoFile
 
 _TRIES = 6
@@ -35,8 +37,10 @@ class HubRepository:
 
     Args:
         name: `org/name`.
-        ours: folders that hold nothing but what we publish; a file of them that is published no more is removed, and
-            whatever else somebody keeps in the repository stays.
+        private: who may read a repository that is made for it; one that everybody can read is not taken for a private
+            one.
+        ours: how paths begin that hold nothing but what we publish; a file of them that is published no more is
+            removed, and whatever else somebody keeps in the repository stays.
         endpoint: the hub; by default what HF_ENDPOINT names.
     """
 
@@ -53,7 +57,7 @@ class HubRepository:
         self.name = name
         self._kind: str = kind
         self._private = private
-        self._ours = tuple(f"{folder}/" for folder in ours)
+        self._ours = tuple(ours)
         self._endpoint = endpoint
         self._pause = pause
 
@@ -65,7 +69,7 @@ class HubRepository:
         if not sys.stderr.isatty():
             disable_progress_bars()
         api = HfApi(self._endpoint, library_name="understudy")
-        self._patiently(lambda: api.create_repo(self.name, repo_type=self._kind, private=self._private, exist_ok=True))
+        self._patiently(lambda: self._open(api))
         revision, sent = self._patiently(lambda: self._commit(api, files, note))
         there = self._patiently(lambda: self._files(api, revision))
         if wrong := sorted(path for path, content in files.items() if not _same(there.get(path), content)):
@@ -73,6 +77,25 @@ class HubRepository:
         self._patiently(lambda: self._tag(api, tag, revision))
         folder = "datasets/" if self._kind == "dataset" else ""
         return Published(f"{api.endpoint}/{folder}{self.name}/tree/{tag}", revision, sent, len(files) - sent)
+
+    def _open(self, api: HfApi) -> None:
+        """Make the repository where there is none.
+
+        Raises:
+            PublishFailed: it is to be private, and is there for everybody.
+        """
+        from huggingface_hub.errors import RepositoryNotFoundError
+
+        try:
+            there = api.repo_info(self.name, repo_type=self._kind)
+        except RepositoryNotFoundError:
+            api.create_repo(self.name, repo_type=self._kind, private=self._private, exist_ok=True)
+            return
+        if self._private and not there.private:
+            raise PublishFailed(
+                f"{self.name}: everybody can read it, and publish.private is true; make it private on the hub, or set "
+                "`private: false`"
+            )
 
     def _commit(self, api: HfApi, files: Files, note: str) -> tuple[str, int]:
         """Bring the branch to these files; returns the commit that has them, and how many were sent.
@@ -84,7 +107,7 @@ class HubRepository:
         head = str(api.repo_info(self.name, repo_type=self._kind, revision="main").sha)
         there = self._files(api, head)
         new = [path for path, content in files.items() if not _same(there.get(path), content)]
-        gone = [path for path in there if path.startswith(self._ours) and path not in files] if self._ours else []
+        gone = [path for path in there if path.startswith(self._ours) and path not in files]
         if not new and not gone:
             return head, 0
         operations: list[Any] = [CommitOperationAdd(path, _given(files[path])) for path in new]
@@ -102,12 +125,16 @@ class HubRepository:
 
     def _tag(self, api: HfApi, tag: str, revision: str) -> None:
         """Put the tag on the commit; one that stands elsewhere names the same rows with an older card."""
-        tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(self.name, repo_type=self._kind).tags}
-        if tags.get(tag) == revision:
-            return
-        if tag in tags:
-            api.delete_tag(self.name, tag=tag, repo_type=self._kind)
-        api.create_tag(self.name, tag=tag, revision=revision, repo_type=self._kind)
+        for last in (False, True):
+            refs = api.list_repo_refs(self.name, repo_type=self._kind)
+            at = next((ref.target_commit for ref in refs.tags if ref.name == tag), None)
+            if at == revision:
+                return
+            if last:
+                raise PublishFailed(f"{self.name}: the tag {tag} is at {at} and not at commit {revision}; run again")
+            if at is not None:
+                api.delete_tag(self.name, tag=tag, repo_type=self._kind)
+            api.create_tag(self.name, tag=tag, revision=revision, repo_type=self._kind)
 
     def _patiently(self, work: Callable[[], Result]) -> Result:
         """Try again what may pass; what will not is one line.
@@ -115,33 +142,44 @@ class HubRepository:
         Raises:
             PublishFailed: refused, or still failing at the end.
         """
-        from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
+        from huggingface_hub.errors import (  # type: ignore[attr-defined]
+            HfHubHTTPError,
+            HTTPError,
+            OfflineModeIsEnabled,
+        )
 
         wait = 1.0
         for number in range(1, _TRIES + 1):
             try:
                 return work()
+            except OfflineModeIsEnabled:
+                raise PublishFailed(f"{self.name}: HF_HUB_OFFLINE is set; unset it, and run again") from None
             except HfHubHTTPError as error:
                 status = error.response.status_code
                 if status not in _PASSING or number == _TRIES:
                     raise self._refused(status, error) from None
                 told = error.response.headers.get("Retry-After", "")
                 self._pause(float(told) if told.isdigit() else wait)
-            except (HTTPError, ConnectionError, RuntimeError) as error:  # lost on the way; by Xet; a file by LFS
+            except (HTTPError, ConnectionError, RuntimeError, JSONDecodeError) as error:
+                # lost on the way; the same by Xet; a file by LFS; an error page in the place of an answer
                 if number == _TRIES:
                     said = f"the hub cannot be reached ({_one_line(error)})"
                     raise PublishFailed(f"{self.name}: {said}; run again: what arrived is not sent twice") from None
                 self._pause(wait)
+            except ValueError as error:  # the client, of a card that the hub takes exception to
+                raise PublishFailed(
+                    f"{self.name}: the hub does not take the card ({_one_line(error)}); mend the recipe's `publish` "
+                    "section, and run again"
+                ) from None
             wait = min(2 * wait, _LONGEST_PAUSE)
         raise AssertionError("the last try returns or raises")
 
-    def _refused(self, status: int, error: Exception) -> PublishFailed:
-        from huggingface_hub.errors import LocalTokenNotFoundError
-
-        if status in (401, 403) or isinstance(error, LocalTokenNotFoundError):
-            found = f"{self.name}: the hub refuses ({status})"
+    def _refused(self, status: int, error: HfHubHTTPError) -> PublishFailed:
+        said = " ".join((error.server_message or "").split())[:160]
+        if status in (401, 403):
+            found = f"{self.name}: the hub refuses ({status}{said and f', {said}'})"
             return PublishFailed(f"{found}; set HF_TOKEN to a token that may write there, and run again")
-        return PublishFailed(f"{self.name}: the hub answers {status} ({_one_line(error)}); run again later")
+        return PublishFailed(f"{self.name}: the hub answers {status} ({said or _one_line(error)}); run again later")
 
 
 def _given(content: bytes | Path) -> bytes | str:

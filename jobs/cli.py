@@ -24,12 +24,14 @@ _INTERRUPTED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 def _run(run: Run, until: str | None, gate: bool) -> int:
     """Run to a stage, say what came of it, and return the exit code."""
-    from ..pipeline.run import run_stages
+    from ..pipeline.run import artifacts, run_stages
 
     publishes = until in (None, "publish") and run.recipe.publish is not None
     made = run_stages(run, ("evaluate" if run.recipe.students else "curate") if publishes else until)
     code = _say_what_came(run, made)
     if publishes:  # last: what cannot be published is proved all the same
+        if until == "publish":  # asked for by name: whether it is still there is looked up
+            artifacts(run)["publish"][1].reopen()
         run_stages(run, "publish")
     return code if gate else 0
 

@@ -20,6 +20,9 @@ from .proof import publish_report
 
 VERSION = 1
 
+_WEIGHTS = ("model.", "model-")
+"""How files of weights begin: of an older student in one file, or in several, a reader could take those."""
+
 _REPORT = ("report.html", "report.json")
 
 
@@ -74,7 +77,7 @@ def _packed(run: Run, made: Mapping[str, Artifact]) -> tuple[list[Parcel], str]:
     parcels: list[Parcel] = []
     if stage.dataset:
         tag = made["curate"].fingerprint
-        place = _place(stage.dataset, "dataset", private=stage.private, ours=CONFIGS)
+        place = _place(stage.dataset, "dataset", private=stage.private, ours=[f"{config}/" for config in CONFIGS])
         parcels.append(Parcel("dataset", place, _dataset(run, stage, made["curate"], manifests, tag), tag))
     if not stage.model:
         return parcels, ""
@@ -83,7 +86,7 @@ def _packed(run: Run, made: Mapping[str, Artifact]) -> tuple[list[Parcel], str]:
     if stage.when == "pass" and decision != "pass":
         return parcels, f"the verdict is {decision.replace('_', ' ').upper()}, and publish.when is `pass`"
     files = _model(run, stage, report, made[f"train:{run.recipe.judged_student}"])
-    place = _place(stage.model, "model", private=stage.private)
+    place = _place(stage.model, "model", private=stage.private, ours=_WEIGHTS)
     return [*parcels, Parcel("model", place, files, made["evaluate"].fingerprint)], ""
 
 

@@ -66,6 +66,8 @@ class Hub:
         self.objects: dict[str, bytes] = {}
         self.faults: list[Fault] = []
         self.asked: list[tuple[str, str]] = []
+        self.card_errors: list[str] = []
+        """What is wrong with every card."""
         self.before_commit: list[Any] = []
         """Called once each, before a commit is made: what somebody else does meanwhile."""
         self.lock = threading.Lock()
@@ -162,7 +164,8 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/api/agent-harnesses":
             return 200, {"standardEnvVars": [], "harnesses": {}}, {}
         if path == "/api/validate-yaml":
-            return 200, {"warnings": [], "errors": []}, {}
+            errors = [{"message": message} for message in hub.card_errors]
+            return (400 if errors else 200), {"warnings": [], "errors": errors}, {}
         if match := re.fullmatch(r"/lfs/(\w{64})", path):
             if hashlib.sha256(body).hexdigest() != match[1]:
                 return 400, {"error": "another content"}, {}

@@ -8,7 +8,7 @@ from huggingface_hub import constants
 from understudy.data.errors import PublishFailed
 from understudy.data.hub import HubRepository
 
-from .hub import READS, TOKEN, Fault, Hub, a_hub
+from .hub import READS, TOKEN, Fault, Hub, Repository, a_hub
 
 OLD = {"default/train-00-aa.parquet": b"rows", "default/train-01-bb.parquet": b"more", "README.md": b"# one\n"}
 NEW = {"default/train-00-aa.parquet": b"rows", "default/train-01-cc.parquet": b"other", "README.md": b"# two\n"}
@@ -35,7 +35,7 @@ def repository(hub: Hub, pauses: Pauses | None = None) -> HubRepository:
         "org/tickets",
         "dataset",
         private=True,
-        ours=("default", "logprobs"),
+        ours=("default/", "logprobs/"),
         endpoint=hub.url,
         pause=pauses if pauses is not None else Pauses(),
     )
@@ -65,7 +65,7 @@ def test_published_again_nothing_is_written(hub):
     done = repository(hub).publish(OLD, "f00d", "n")
 
     assert (done.sent, done.kept) == (0, 3)
-    assert [path for _, path in hub.writes() if not path.endswith("/create")] == []
+    assert hub.writes() == []
 
 
 def test_only_what_is_new_is_sent_what_is_gone_is_removed_and_what_others_keep_stays(hub):
@@ -87,6 +87,7 @@ def test_only_what_is_new_is_sent_what_is_gone_is_removed_and_what_others_keep_s
     ("method", "path"),
     [
         ("POST", "/create$"),
+        ("POST", "/validate-yaml$"),
         ("GET", "/tree/"),
         ("POST", "/preupload/"),
         ("PUT", "/lfs/"),
@@ -149,8 +150,8 @@ def test_a_hub_that_stays_silent_is_one_line_and_the_next_run_goes_on(hub):
     assert not [path for method, path in hub.asked if method == "PUT"], "what arrived is not sent twice"
 
 
-@pytest.mark.parametrize(("token", "status"), [(READS, 403), ("", 401)])
-def test_a_token_that_may_not_write_is_one_line(hub, monkeypatch, token, status):
+@pytest.mark.parametrize(("token", "refusal"), [(READS, "403, no right to write"), ("", "401, no right to write")])
+def test_a_token_that_may_not_write_is_one_line(hub, monkeypatch, token, refusal):
     monkeypatch.setenv("HF_TOKEN", token)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/nonexistent")
 
@@ -158,12 +159,51 @@ def test_a_token_that_may_not_write_is_one_line(hub, monkeypatch, token, status)
         repository(hub).publish(OLD, "f00d", "n")
 
     assert str(caught.value) == (
-        f"org/tickets: the hub refuses ({status}); set HF_TOKEN to a token that may write there, and run again"
+        f"org/tickets: the hub refuses ({refusal}); set HF_TOKEN to a token that may write there, and run again"
     )
     assert caught.value.exit_code == 8
 
 
+def test_a_repository_that_everybody_can_read_is_not_taken_for_a_private_one(hub):
+    open_one = hub.repositories["datasets/org/tickets"] = Repository(private=False)
+    open_one.commit({".gitattributes": b""})
+
+    with pytest.raises(PublishFailed) as caught:
+        repository(hub).publish(OLD, "f00d", "n")
+
+    assert str(caught.value) == (
+        "org/tickets: everybody can read it, and publish.private is true; make it private on the hub, or set "
+        "`private: false`"
+    )
+    assert held(hub) == {}
+
+
+def test_a_card_that_the_hub_does_not_take_is_one_line(hub):
+    hub.card_errors = ['"license" must be one of [apache-2.0, mit]']
+
+    with pytest.raises(PublishFailed) as caught:
+        repository(hub).publish(OLD, "f00d", "n")
+
+    assert str(caught.value) == (
+        'org/tickets: the hub does not take the card (Invalid metadata in README.md. - "license" must be one of '
+        "[apache-2.0, mit]); mend the recipe's `publish` section, and run again"
+    )
+    assert held(hub) == {}
+
+
+def test_without_leave_to_go_online_nobody_waits(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    pauses = Pauses()
+
+    with pytest.raises(PublishFailed) as caught:
+        HubRepository("org/t", "model", private=True, pause=pauses).publish(OLD, "f00d", "n")
+
+    assert str(caught.value) == "org/t: HF_HUB_OFFLINE is set; unset it, and run again"
+    assert pauses == []
+
+
 def test_no_hub_at_all_is_one_line(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     nowhere = HubRepository("org/t", "model", private=True, endpoint="http://127.0.0.1:9", pause=Pauses())
 

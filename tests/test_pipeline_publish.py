@@ -189,14 +189,32 @@ def test_the_student_loads_in_transformers_with_its_proof_beside_it(job, publish
 
 
 @pytest.mark.slow
-def test_published_again_nothing_is_asked_of_the_hub(job, published):
+def test_a_run_that_has_published_asks_nothing_of_the_hub(job, published):
     hub, _ = published
     hub.asked.clear()
 
-    said = understudy(job, hub.url, "publish", str(job / "recipe.yaml"))
+    said = understudy(job, hub.url, "run", str(job / "recipe.yaml"))
 
     assert said.returncode == 0
     assert hub.asked == []
+
+
+@pytest.mark.slow
+def test_publish_looks_whether_everything_is_there_and_sends_what_is_not(job, published):
+    hub, _ = published
+    before = {name: dict(held(hub, name)) for name in ("datasets/org/tickets", "models/org/tickets-student")}
+    hub.asked.clear()
+
+    unchanged = understudy(job, hub.url, "publish", str(job / "recipe.yaml"))
+    assert unchanged.returncode == 0
+    assert hub.writes() == []
+
+    there = hub.repositories["models/org/tickets-student"]
+    there.commit({".gitattributes": b"", "model-00001-of-00002.safetensors": b"of an older student"})
+    mended = understudy(job, hub.url, "publish", str(job / "recipe.yaml"))
+
+    assert mended.returncode == 0
+    assert {name: held(hub, name) for name in before} == before
 
 
 @pytest.mark.slow
@@ -237,7 +255,8 @@ def test_a_refused_token_ends_with_8_after_the_verdict_and_the_next_run_publishe
     refused = understudy(job, hub.url, *arguments, token=READS)
     assert refused.returncode == 8
     assert refused.stderr.strip().splitlines()[-1] == (
-        "understudy: org/late: the hub refuses (403); set HF_TOKEN to a token that may write there, and run again"
+        "understudy: org/late: the hub refuses (403, no right to write); set HF_TOKEN to a token that may write there, "
+        "and run again"
     )
     assert "PASS" in refused.stderr, "what was made is proved all the same"
 
