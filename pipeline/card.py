@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .charts import Report, further
+from .config import PublishStage
 from .markdown import LONGEST, front_matter, plain, table
 from .words import (
     between,
@@ -42,21 +43,36 @@ _HUB_NAMES = {
 """What the hub calls a metric, where it has another name for it."""
 
 
-def model_card(report: Report, licence: str | None = None) -> str:
+def model_card(report: Report, stage: PublishStage | None = None, base: str | None = None) -> str:
     """The card of the judged student.
 
     Args:
-        licence: what it is published under.
+        stage: what it is published under.
+        base: the model of a hub that it was made out of.
     """
     parts = (_head, _scores, _comparisons, _slices, _limits, _provenance)
     body = "\n\n".join(text for part in parts if (text := "\n".join(part(report)).strip()))
-    return f"{_front(report, licence)}\n{body}\n"
+    if stage:
+        body += "\n\n" + "\n".join(["## Licence", "", *terms(stage)])
+    return f"{_front(report, stage, base)}\n{body}\n"
 
 
-def _front(report: Report, licence: str | None) -> str:
+def terms(stage: PublishStage) -> Iterator[str]:
+    """Under what something is published, in the publisher's words."""
+    yield f"- Licence: {plain(stage.license)}, as its publisher says."
+    yield from (f"- Made from {plain(name)}, licence {plain(kind)}." for name, kind in sorted(stage.sources.items()))
+    if stage.terms:
+        yield f"- Terms: {plain(stage.terms, 1000)}"
+
+
+def _front(report: Report, stage: PublishStage | None, base: str | None) -> str:
     found: dict[str, Any] = {"library_name": "transformers", "tags": ["understudy", "distillation"]}
-    if licence:
-        found["license"] = licence
+    if base:
+        found["base_model"] = base
+    if stage:
+        found["license"] = stage.license
+    if stage and stage.dataset and "://" not in stage.dataset:
+        found["datasets"] = [stage.dataset]
     if results := _results(report):
         name = f"{report['name']} {report['verdict']['student']}"
         found["model-index"] = [{"name": name, "results": results}]

@@ -267,6 +267,10 @@ class PublishStage(Recipe):
             raise ValueError("names neither `dataset` nor `model`, so there is nothing to publish; add one")
         if self.dataset == self.model and self.dataset and "://" in self.dataset:
             raise fault("is the place of the dataset too; choose another", "model")
+        if self.license == "other" and not self.terms:
+            raise fault(
+                "is missing, and `license: other` says nothing; write which licence, and where it stands", "terms"
+            )
         return self
 
 

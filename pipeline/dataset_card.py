@@ -6,6 +6,7 @@ terms are the recipe's words: nobody else can know them.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,9 @@ from typing import Any
 
 from ..data.artifact import Artifact, side_of_shard
 from ..data.contamination import KINDS
+from ..data.filters import Language
 from ..data.rows import SIDES, Example
+from .card import terms
 from .config import PublishStage
 from .context import Run
 from .examples import read_examples, sample_rows
@@ -94,8 +97,10 @@ def dataset_card(
 def _front(run: Run, stage: PublishStage, curated: Mapping[str, Any], contents: Contents) -> dict[str, Any]:
     rows = contents.sides.total()
     shards = curated["shards"]
+    languages = {code for check in run.recipe.curate.filters if isinstance(check, Language) for code in check.only}
     return {
         "license": stage.license,
+        **({"language": sorted(languages)} if languages else {}),
         "task_categories": ["text-classification" if run.recipe.labels else "text-generation"],
         "tags": ["understudy", "distillation", *(["synthetic"] if contents.strategies else [])],
         "size_categories": [next((name for most, name in _SIZES if rows < most), "1M<n<10M")],
@@ -144,6 +149,11 @@ def _origin(
 ) -> Iterator[str]:
     yield from ("## Where it comes from", "")
     yield f"- Answers: {plain(manifests['label']['summary']['teacher'])}."
+    if "generate" in manifests:
+        writer = manifests["generate"]["made_from"]["teacher"]
+        yield f"- Inputs written by: {plain(writer['model'] + '@' + writer['revision'])}."
+    if judge := manifests["curate"]["summary"].get("judge"):
+        yield f"- Rows judged by: {plain(judge['teacher'])}."
     origins = ", ".join(f"{whole(rows)} {name}" for name, rows in sorted(contents.origins.items()))
     yield f"- Inputs: {origins}."
     if contents.strategies:
@@ -152,13 +162,11 @@ def _origin(
     yield from (f"- {plain(said, 1000)}" for said in verification(run, manifests))
     spent = [manifest["spend"] for manifest in manifests.values()]
     requests = sum(part["requests"] + part["from_ledger"] for part in spent)
+    read, written = (sum(part[f"{way}_tokens"] for part in spent) for way in ("input", "output"))
     paid = sum(part["usd"] for part in spent)
-    cost = f", {plain(usd(paid))} in this run" if paid else ""
-    yield f"- Asked of teachers: {whole(requests)} requests{cost}."
-    yield f"- Licence: {plain(stage.license)}, as its publisher says."
-    yield from (f"- Made from {plain(name)}, licence {plain(kind)}." for name, kind in sorted(stage.sources.items()))
-    if stage.terms:
-        yield f"- Terms: {plain(stage.terms, 1000)}"
+    cost = f"; {plain(usd(paid))} in this run" if paid else ""
+    yield f"- Asked of teachers: {whole(requests)} requests, {whole(read)} tokens in, {whole(written)} out{cost}."
+    yield from terms(stage)
 
 
 def _counts(manifests: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -232,6 +240,9 @@ def _again(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> Iterator[str
     yield "`recipe.yaml`, beside this card, is the recipe; `understudy curate recipe.yaml` makes these rows again from "
     yield "the same inputs and the same teacher. A teacher that samples is repeated by its ledger only."
     yield ""
+    if run.loaded.overrides:
+        changed = ", ".join(f"{key} = {json.dumps(value)}" for key, value in run.loaded.overrides.items())
+        yield f"- Set on the command line: {plain(changed, 1000)}"
     yield from (f"- Stage {plain(key)}: `{manifest['fingerprint']}`" for key, manifest in manifests.items())
     versions = manifests["curate"]["versions"]
     yield "- Versions: " + ", ".join(f"{plain(name)} {plain(said)}" for name, said in versions.items())

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..data.artifact import Artifact
 from ..data.bucket import Bucket
 from ..data.hub import HubRepository
 from ..data.publication import Files, Place, content_of, size_of
+from ..students.config import Hub, Layers
+from ..teachers.transformers import TransformersRecipe
 from .card import model_card
 from .config import PublishStage
 from .context import Run
 from .dataset_card import CONFIGS, Contents, dataset_card
 from .outcome import Outcome
 from .proof import publish_report
+from .report import render_page
 
-VERSION = 1
+VERSION = 2
 
 _WEIGHTS = ("model.", "model-")
 """How files of weights begin: of an older student in one file, or in several, a reader could take those."""
-
-_REPORT = ("report.html", "report.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +59,11 @@ def publish(run: Run, made: Mapping[str, Artifact]) -> Outcome:
 def rehearse(run: Run, made: Mapping[str, Artifact]) -> None:
     """Say what would be sent, and send nothing; the cards are written, to look at."""
     parcels, held_back = _packed(run, made)
+    assert run.recipe.publish is not None
     for parcel in parcels:
-        run.reporter.say(f"{parcel.what}: to {parcel.place.name}, {_size(parcel)}, under the tag {parcel.tag}")
+        bucket, private = isinstance(parcel.place, Bucket), run.recipe.publish.private
+        seen = "seen by whoever may read there" if bucket else "private" if private else "public"
+        run.reporter.say(f"{parcel.what}: to {parcel.place.name}, {_size(parcel)}, {seen}, under the tag {parcel.tag}")
         for path, content in sorted(parcel.files.items()):
             run.reporter.say(f"  {path} ({size_of(content):,} bytes)")
         card = f"{run.recipe.name}/{parcel.what}-card.md"
@@ -77,7 +83,7 @@ def _packed(run: Run, made: Mapping[str, Artifact]) -> tuple[list[Parcel], str]:
     parcels: list[Parcel] = []
     if stage.dataset:
         tag = made["curate"].fingerprint
-        place = _place(stage.dataset, "dataset", private=stage.private, ours=[f"{config}/" for config in CONFIGS])
+        place = _place(run, stage, "dataset", [f"{config}/" for config in CONFIGS])
         parcels.append(Parcel("dataset", place, _dataset(run, stage, made["curate"], manifests, tag), tag))
     if not stage.model:
         return parcels, ""
@@ -86,12 +92,20 @@ def _packed(run: Run, made: Mapping[str, Artifact]) -> tuple[list[Parcel], str]:
     if stage.when == "pass" and decision != "pass":
         return parcels, f"the verdict is {decision.replace('_', ' ').upper()}, and publish.when is `pass`"
     files = _model(run, stage, report, made[f"train:{run.recipe.judged_student}"])
-    place = _place(stage.model, "model", private=stage.private, ours=_WEIGHTS)
+    place = _place(run, stage, "model", _WEIGHTS)
     return [*parcels, Parcel("model", place, files, made["evaluate"].fingerprint)], ""
 
 
-def _place(name: str, kind: Any, *, private: bool, ours: Any = ()) -> Place:
-    return Bucket(name) if "://" in name else HubRepository(name, kind, private=private, ours=ours)
+def _place(run: Run, stage: PublishStage, kind: Literal["dataset", "model"], ours: Sequence[str]) -> Place:
+    def pause(seconds: float) -> None:
+        run.reporter.say(f"  {kind}: {name} is not ready; asked again in {seconds:g} s")
+        time.sleep(seconds)
+
+    name = stage.dataset if kind == "dataset" else stage.model
+    assert name is not None
+    if "://" in name:
+        return Bucket(name)
+    return HubRepository(name, kind, private=stage.private, ours=ours, pause=pause)
 
 
 def _dataset(
@@ -114,10 +128,31 @@ def _model(run: Run, stage: PublishStage, report: Mapping[str, Any], trained: Ar
     """The student of the seed that was kept, with its proof."""
     manifest = trained.manifest()
     assert manifest is not None
-    kept, proof = trained.folder / f"seed-{manifest['summary']['chosen']}", run.storage.local(run.recipe.name)
-    files = {path.name: path for path in sorted(kept.iterdir()) if path.is_file()}
-    card = model_card(dict(report), stage.license)
-    return {**files, **{name: proof / name for name in _REPORT}, "README.md": card.encode(), **_recipe(run)}
+    kept = trained.folder / f"seed-{manifest['summary']['chosen']}"
+    shown = _without_rows(report)
+    return {
+        **{path.name: path for path in sorted(kept.iterdir()) if path.is_file()},
+        "report.json": json.dumps(shown, indent=2, ensure_ascii=False).encode("utf-8", "replace"),
+        "report.html": render_page(shown).encode("utf-8", "replace"),
+        "README.md": model_card(shown, stage, _base(run)).encode("utf-8", "replace"),
+        **_recipe(run),
+    }
+
+
+def _without_rows(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The report as others see it: every figure, and no row of a test, which may be gold."""
+    note = "Rows of the tests are not shown here; who made this has them."
+    return {**report, "errors": [], "notes": [*report["notes"], note]}
+
+
+def _base(run: Run) -> str | None:
+    """The model of a hub that the student was made out of."""
+    init = run.recipe.students[run.recipe.judged_student or ""].init
+    name = init.model if isinstance(init, Hub) else None
+    if isinstance(init, Layers):
+        teacher = run.recipe.teachers[init.teacher]
+        name = teacher.model if isinstance(teacher, TransformersRecipe) else None
+    return None if name is None or (run.folder / name).exists() else name
 
 
 def _size(parcel: Parcel) -> str:

@@ -13,7 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from understudy.data.artifact import Artifact
 from understudy.data.errors import BadInput
+from understudy.data.storage import LocalStorage
+from understudy.pipeline.context import Run
+from understudy.pipeline.dataset_card import Contents, dataset_card
+from understudy.pipeline.progress import Reporter
 from understudy.pipeline.recipe import load_recipe
 
 from .hub import READS, TOKEN, Fault, Hub, a_hub
@@ -128,21 +133,26 @@ def test_the_dataset_loads_by_its_tag_with_splits_and_configs(job, published, tm
 
 
 @pytest.mark.slow
-def test_the_folder_of_the_stage_is_the_same_dataset(job, published, tmp_path):
+def test_a_folder_on_a_disk_is_the_same_dataset(job, published, tmp_path):
     hub, _ = published
-    [folder] = (job / "root" / "stages").glob("curate-*")
+    place = f"publish.dataset=file://{tmp_path}/out"
+    said = understudy(job, hub.url, "publish", str(job / "recipe.yaml"), "--set", place, "--set", "publish.model=null")
+    assert said.returncode == 0, said.stderr
+    folder = tmp_path / "out" / json.loads((tmp_path / "out" / "latest.json").read_text())["folder"]
 
     out = in_python(
         job,
         hub.url,
-        tmp_path,
-        "import datasets\n"
-        f"rows = datasets.load_dataset('parquet', data_files='{folder}/default/train-*.parquet', split='train')\n"
-        "print(len(rows), rows.column_names)\n",
+        tmp_path / "home",
+        "import datasets, json\n"
+        f"rows = datasets.load_dataset('{folder}', 'default', split='train')\n"
+        f"roots = datasets.load_dataset('{folder}', 'provenance', split='train')\n"
+        "assert rows['id'] == roots['id']\n"
+        "print(len(rows), rows.column_names, roots.column_names)\n",
     )
 
     assert int(out.splitlines()[-1].split()[0]) > 150
-    assert "['id', 'side', 'prompt', 'completion']" in out
+    assert "['id', 'side', 'prompt', 'completion'] ['id', 'root', 'origin', 'strategy', 'agreement']" in out
 
 
 @pytest.mark.slow
@@ -153,6 +163,8 @@ def test_the_card_counts_every_row_and_no_row_breaks_it(published):
     assert card.startswith('---\n"license": "cc-by-4.0"\n') or card.startswith('---\nlicense: "cc-by-4.0"\n')
     assert "| label | 240 | 240 | 0 | 0 | 0 |" in card
     assert "- Made from old tickets, licence cc0-1.0." in card
+    assert "- Asked of teachers: 240 requests, 0 tokens in, 0 out." in card
+    assert "Set on the command line" not in card
     assert "Which team?" in card
     assert "<b>" not in card
     assert "\u202e" not in card
@@ -169,7 +181,10 @@ def test_the_student_loads_in_transformers_with_its_proof_beside_it(job, publish
     hub, _ = published
     files = held(hub, "models/org/tickets-student")
     assert {"model.safetensors", "tokenizer.json", "report.html", "report.json", "README.md"} <= files.keys()
-    assert 'license: "cc-by-4.0"' in files["README.md"].decode()
+    card = files["README.md"].decode()
+    assert 'license: "cc-by-4.0"' in card
+    assert 'datasets:\n  - "org/tickets"' in card
+    assert "- Made from old tickets, licence cc0-1.0." in card
     assert json.loads(files["report.json"])["verdict"]["decision"] == "pass"
 
     out = in_python(
@@ -186,6 +201,45 @@ def test_the_student_loads_in_transformers_with_its_proof_beside_it(job, publish
     )
 
     assert out.splitlines()[-1].strip() == "refund"
+
+
+@pytest.mark.slow
+def test_gold_stays_here(job, published):
+    hub, _ = published
+    gold = [json.loads(line)["input"] for line in (job / "gold.jsonl").read_text().splitlines()]
+    shown = json.loads((job / "root" / "tickets" / "report.json").read_text())["errors"]
+    assert {row["input"] for row in shown} <= set(gold), "the report on this machine shows rows of the test"
+    assert shown
+
+    for name in ("datasets/org/tickets", "models/org/tickets-student"):
+        for path, content in held(hub, name).items():
+            assert not re.search(rb"(parcel|courier|late|money|back|pay|hello|thanks|app) 2[4-9]\d", content), path
+    report = json.loads(held(hub, "models/org/tickets-student")["report.json"])
+    assert report["errors"] == []
+    assert report["notes"][-1] == "Rows of the tests are not shown here; who made this has them."
+    assert b"Rows of the tests are not shown here" in held(hub, "models/org/tickets-student")["report.html"]
+
+
+@pytest.mark.slow
+def test_the_card_tells_languages_judge_and_what_was_set_by_hand(job, published):
+    overrides = ["curate.filters=[{kind: language, only: [nl, en]}]", "label.teacher=people"]
+    run = Run(load_recipe(job / "recipe.yaml", overrides), LocalStorage(job / "root"), Reporter())
+    manifests = {}
+    for path in (job / "root" / "stages").glob("*/manifest.json"):
+        manifest = json.loads(path.read_text())
+        manifests[manifest["stage"]] = manifest
+    curated = Artifact(run.storage, "curate", manifests["curate"]["fingerprint"])
+    manifests["curate"]["summary"]["judge"] = {"teacher": "lead: strict@main"}
+    manifests["generate"] = manifests["label"]
+    assert run.recipe.publish is not None
+
+    rows = {key: manifests[key] for key in ("generate", "label", "curate")}
+    card = dataset_card(run, run.recipe.publish, rows, Contents.of(run, curated), "f00d")
+
+    assert 'language:\n  - "en"\n  - "nl"\n' in card
+    assert "- Rows judged by: lead: strict@main." in card
+    assert re.search(r"- Inputs written by: \S+@main\.", card)
+    assert r"- Set on the command line: curate.filters = \[{" in card
 
 
 @pytest.mark.slow
@@ -226,7 +280,7 @@ def test_a_rehearsal_says_what_would_be_sent_and_sends_nothing(job, published):
 
     assert said.returncode == 0, said.stderr
     assert hub.asked == []
-    assert "dataset: to org/tickets, " in said.stderr
+    assert re.search(r"dataset: to org/tickets, \d+ files, [\d,]+ bytes, private, under the tag \w{16}\n", said.stderr)
     assert re.search(r"  default/train-\d\d-\w{16}\.parquet \([\d,]+ bytes\)", said.stderr)
     assert "model: to org/tickets-student, " in said.stderr
     assert (job / "root" / "tickets" / "dataset-card.md").read_text().startswith("---\n")
@@ -310,6 +364,9 @@ def test_a_licence_that_forbids_learning_from_it_is_refused(job, licence):
 
 
 def test_what_else_cannot_be_published_is_refused(job):
+    assert "publish.terms: is missing, and `license: other` says nothing; write which licence" in refusal(
+        job, "publish.license=other"
+    )
     assert "publish.license is missing; add it" in refusal(job, "publish={dataset: org/x}")
     assert "names neither `dataset` nor `model`, so there is nothing to publish; add one" in refusal(
         job, "publish={license: mit}"
