@@ -152,8 +152,6 @@ def _origin(
     if "generate" in manifests:
         writer = manifests["generate"]["made_from"]["teacher"]
         yield f"- Inputs written by: {plain(writer['model'] + '@' + writer['revision'])}."
-    if judge := manifests["curate"]["summary"].get("judge"):
-        yield f"- Rows judged by: {plain(judge['teacher'])}."
     origins = ", ".join(f"{whole(rows)} {name}" for name, rows in sorted(contents.origins.items()))
     yield f"- Inputs: {origins}."
     if contents.strategies:

@@ -37,7 +37,8 @@ def job(tmp_path_factory) -> Path:
         label = LABELS[number % 3]
         word = WORDS[label].split()[number // 3 % 3]
         rows.append({"input": f"{word} {number} | <b>now</b> [x](javascript:1) \u202e`{word}`", "output": label})
-    for name, some in (("pool", rows[:240]), ("gold", rows[240:]), ("answers", rows)):
+    leak = {"input": f"well now, {rows[240]['input']} and so on", "output": rows[240]["output"]}
+    for name, some in (("pool", [*rows[:240], leak]), ("gold", rows[240:]), ("answers", [*rows, leak])):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
     (folder / "prompts").mkdir()
     (folder / "prompts" / "label.j2").write_text("[user]\n{{ input }}\n")
@@ -161,9 +162,10 @@ def test_the_card_counts_every_row_and_no_row_breaks_it(published):
     card = held(hub, "datasets/org/tickets")["README.md"].decode()
 
     assert card.startswith('---\n"license": "cc-by-4.0"\n') or card.startswith('---\nlicense: "cc-by-4.0"\n')
-    assert "| label | 240 | 240 | 0 | 0 | 0 |" in card
+    assert "| label | 241 | 241 | 0 | 0 | 0 |" in card
+    assert re.search(r"\| gold/gold \| 60 \| 0 \| 0 \| 1 \|", card)
     assert "- Made from old tickets, licence cc0-1.0." in card
-    assert "- Asked of teachers: 240 requests, 0 tokens in, 0 out." in card
+    assert "- Asked of teachers: 241 requests, 0 tokens in, 0 out." in card
     assert "Set on the command line" not in card
     assert "Which team?" in card
     assert "<b>" not in card
@@ -216,12 +218,13 @@ def test_gold_stays_here(job, published):
             assert not re.search(rb"(parcel|courier|late|money|back|pay|hello|thanks|app) 2[4-9]\d", content), path
     report = json.loads(held(hub, "models/org/tickets-student")["report.json"])
     assert report["errors"] == []
+    assert report["contamination"]["tests"]["gold/gold"]["found"]["inside"] == 1
     assert report["notes"][-1] == "Rows of the tests are not shown here; who made this has them."
     assert b"Rows of the tests are not shown here" in held(hub, "models/org/tickets-student")["report.html"]
 
 
 @pytest.mark.slow
-def test_the_card_tells_languages_judge_and_what_was_set_by_hand(job, published):
+def test_the_card_tells_languages_the_writer_and_what_was_set_by_hand(job, published):
     overrides = ["curate.filters=[{kind: language, only: [nl, en]}]", "label.teacher=people"]
     run = Run(load_recipe(job / "recipe.yaml", overrides), LocalStorage(job / "root"), Reporter())
     manifests = {}
@@ -229,7 +232,6 @@ def test_the_card_tells_languages_judge_and_what_was_set_by_hand(job, published)
         manifest = json.loads(path.read_text())
         manifests[manifest["stage"]] = manifest
     curated = Artifact(run.storage, "curate", manifests["curate"]["fingerprint"])
-    manifests["curate"]["summary"]["judge"] = {"teacher": "lead: strict@main"}
     manifests["generate"] = manifests["label"]
     assert run.recipe.publish is not None
 
@@ -237,7 +239,6 @@ def test_the_card_tells_languages_judge_and_what_was_set_by_hand(job, published)
     card = dataset_card(run, run.recipe.publish, rows, Contents.of(run, curated), "f00d")
 
     assert 'language:\n  - "en"\n  - "nl"\n' in card
-    assert "- Rows judged by: lead: strict@main." in card
     assert re.search(r"- Inputs written by: \S+@main\.", card)
     assert r"- Set on the command line: curate.filters = \[{" in card
 
