@@ -225,7 +225,8 @@ def test_gold_stays_here(job, published):
 
 @pytest.mark.slow
 def test_the_card_tells_languages_the_writer_and_what_was_set_by_hand(job, published):
-    overrides = ["curate.filters=[{kind: language, only: [nl, en]}]", "label.teacher=people"]
+    judge = "curate.judge={teacher: people, rubric: right}"
+    overrides = ["curate.filters=[{kind: language, only: [nl, en]}]", "label.teacher=people", judge]
     run = Run(load_recipe(job / "recipe.yaml", overrides), LocalStorage(job / "root"), Reporter())
     manifests = {}
     for path in (job / "root" / "stages").glob("*/manifest.json"):

@@ -52,7 +52,7 @@ def made(tmp_path_factory: pytest.TempPathFactory):
             },
             student={"init": {"kind": "dense", "parameters": "0.3M"}, "train": {"epochs": 1, "batch": 32}},
             evaluate={"second_opinions": 5},
-            publish={"dataset": f"file://{folder}/published", "license": "other", "when": "always"},
+            publish={"dataset": f"file://{folder}/published", "license": "mit", "when": "always"},
         )
         values = [f"{word} {kind} {value}" for kind, value in PLANTED.items() for word in WORDS.values()]
         job.write("pool.jsonl", [*TEXTS, *(value.replace("parcel", "parcel 2") for value in values)])
