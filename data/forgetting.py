@@ -1,12 +1,14 @@
 """Where a text stands under a root, and taking it away: a person who asks for it is forgotten.
 
 Looked through are the ledger's questions and answers, every column of every shard, and every file of text. What is
-made from something that holds the text goes too: a student's weights may remember what its rows said. What is not
-under the root (inputs, published copies) is the user's own to change.
+made from something that holds the text goes too: a student's weights may remember what its rows said; so does every
+unfinished stage, which does not say what it is made from. What is not under the root (inputs, published copies) is the
+user's own to change.
 """
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 from collections.abc import Callable, Iterator
@@ -14,13 +16,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .documents import read_document
 from .ledger import Ledger, Record
 from .storage import Storage
 
 Matches = Callable[[str], bool]
 """Whether a text holds what is looked for."""
 
-_TEXT = (".json", ".jsonl", ".html", ".md", ".txt", ".csv", ".yaml", ".jinja", "")
+Looked = Callable[[], None]
+"""Told of each answer and each file that was looked through."""
+
+_TEXT = (".json", ".jsonl", ".html", ".md", ".txt", ".csv", ".tsv", ".yaml", ".jinja", "")
 
 
 @dataclass
@@ -38,49 +44,85 @@ class Places:
         return bool(self.records or self.stages or self.files)
 
 
-def find(storage: Storage, ledger: Ledger, matches: Matches) -> Places:
+def find(storage: Storage, ledger: Ledger, matches: Matches, looked: Looked = lambda: None) -> Places:
     """Look through everything under a root."""
-    found = Places(sum(_said(record, matches) for record in ledger.records()))
-    holding = {}
+    found = Places()
+    for record in ledger.records(damaged=True):
+        found.records += _said(record, matches)
+        looked()
+    holding: dict[str, str] = {}
     for path, _ in storage.list(""):
-        if path.startswith(f"{ledger.folder}/") and "/torn/" not in path:
+        looked()
+        if path.startswith(f"{ledger.folder}/segments/"):
             continue
         stage = "/".join(path.split("/")[:2]) if path.startswith("stages/") else ""
-        if stage in holding or not any(map(matches, _texts(storage, path))):
+        if stage in holding or not any(map(matches, texts(storage.local(path)))):
             continue
         if stage:
             holding[stage] = f"the text stands in {path.removeprefix(stage)[1:]}"
         else:
             found.files.append(path)
+    found.files += [path for path in storage.leftovers() if _may_hold(storage.local(path), matches)]
     found.stages = _with_what_follows(storage, holding)
+    if found:
+        found.stages |= {path: "unfinished" for path in _unfinished(storage) if path not in found.stages}
     found.files += [path for path in _reports_of(storage, found.stages) if path not in found.files]
     return found
 
 
 def forget(storage: Storage, ledger: Ledger, matches: Matches, places: Places) -> None:
-    """Take away what `find` found; the ledger last, so that whoever is killed on the way finds the rest again."""
-    for path in [*places.files, *places.stages]:
+    """Take away what `find` found, so that whoever is killed on the way finds the rest again.
+
+    What is made from something goes before it, and the ledger last.
+
+    Raises:
+        Locked: somebody is writing to the ledger.
+    """
+    ledger.check_idle()
+    for path in [*places.files, *reversed(places.stages)]:
         storage.delete(path)
     ledger.erase(lambda record: _said(record, matches))
 
 
 def _said(record: Record, matches: Matches) -> bool:
-    return "answer" in record.body and any(map(matches, _strings([record.body["messages"], record.body["answer"]])))
+    said = [value for name, value in record.body.items() if name in ("messages", "answer", "damaged")]
+    return any(map(matches, _strings(said)))
 
 
-def _texts(storage: Storage, path: str) -> Iterator[str]:
-    """All texts in a file."""
-    if path.endswith(".parquet"):
-        yield from _strings(_shard(storage.local(path)))
+def _may_hold(place: Path, matches: Matches) -> bool:
+    """Whether something half-written holds the text, or cannot be looked through: half a shard, or weights."""
+    for file in [place] if place.is_file() else place.rglob("*"):
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):  # its writer is done with it
+            try:
+                text = file.read_bytes().decode()
+            except UnicodeDecodeError:
+                return True
+            if matches(text):
+                return True
+    return False
+
+
+def texts(file: Path) -> Iterator[str]:
+    """All texts in a file of a kind that rows are read from, or that a run writes.
+
+    Raises:
+        BadInput: a document that cannot be read.
+    """
+    ending, _, _ = file.suffix.lower().partition("-")  # a piece set aside is called .jsonl-532
+    if ending == ".parquet":
+        yield from _strings(_shard(file))
         return
-    if Path(path).suffix not in _TEXT:
+    if ending in (".pdf", ".docx"):
+        yield read_document(file)
         return
-    text = storage.read(path).decode(errors="replace")
+    if ending not in _TEXT:
+        return
+    text = file.read_bytes().decode(errors="replace")
     yield text
-    if path.endswith(".html"):
+    if ending == ".html":
         yield html.unescape(text)
     try:
-        yield from _strings([json.loads(line) for line in (text.splitlines() if path.endswith("l") else [text])])
+        yield from _strings(map(json.loads, text.splitlines() if ending == ".jsonl" else [text]))
     except ValueError:
         return
 
@@ -121,6 +163,11 @@ def _with_what_follows(storage: Storage, holding: dict[str, str]) -> dict[str, s
     }:
         gone |= more
     return gone
+
+
+def _unfinished(storage: Storage) -> list[str]:
+    folders = (path for path in storage.local("stages").glob("*") if path.is_dir() and not path.name.startswith("."))
+    return sorted(f"stages/{folder.name}" for folder in folders if not (folder / "manifest.json").exists())
 
 
 def _reports_of(storage: Storage, stages: dict[str, str]) -> Iterator[str]:

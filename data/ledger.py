@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from .errors import UnderstudyError
+from .errors import Locked, UnderstudyError
 from .fingerprint import packed
 from .ledger_index import LedgerIndex, StaleIndex
 from .storage import Segment, Storage
@@ -101,38 +101,57 @@ class Ledger:
             self._flusher = asyncio.create_task(self._flush())
         await durable
 
-    def records(self) -> Iterator[Record]:
-        """Every sound record, oldest segment first."""
-        for path, size in self._segments():
+    def records(self, *, damaged: bool = False) -> Iterator[Record]:
+        """Every sound record, oldest segment first.
+
+        Args:
+            damaged: lines that fail their checksum too, each as a record whose body is `{"damaged": text}`.
+        """
+        for path, size in self.segments():
             for _, line in self._lines(path, 0, size):
                 if record := _parse(line):
                     yield record
+                elif damaged:
+                    yield _damaged(line)
 
-    def erase(self, matches: Callable[[Record], bool]) -> int:
-        """Leave of each record that matches what it cost and nothing else; returns how many there were.
+    def segments(self) -> Iterator[tuple[str, int]]:
+        """Path and bytes of every segment, oldest first."""
+        return self.storage.list(f"{self.folder}/segments")
+
+    def check_idle(self) -> None:
+        """Raise `Locked` where somebody else is writing, whatever lock he holds or does without."""
+        for path, _ in self.segments():
+            if path != self._segment_path and not self.storage.idle(path):
+                raise Locked(f"{path}: a command that asks teachers is writing to it; wait for it to end")
+
+    def erase(self, matches: Callable[[Record], bool]) -> None:
+        """Leave of each record that matches what it cost, and nothing of a damaged line that does.
 
         A segment is replaced in one step, so a kill leaves the old one or the new one. No request finds what is left:
-        its key says nothing, because a key would confirm a guess of what was asked. Nobody else may write meanwhile.
+        its key says nothing, because a key would confirm a guess of what was asked.
+
+        Raises:
+            Locked: somebody else is writing.
         """
-        erased = 0
         with self._writing:
             self._leave_segment()
-            for path, size in list(self._segments()):
-                kept = []
-                before = erased
-                for _, line in self._lines(path, 0, size):
-                    record = _parse(line)
-                    if record is None or "answer" not in record.body or not matches(record):
-                        kept.append(line)
-                        continue
-                    erased += 1
-                    kept.append(_line(_emptied(record)))
-                if erased > before:
-                    self.storage.replace(path, b"".join(kept))
-            if erased:
+            self.check_idle()
+            changed = False
+            for path, size in self.segments():
+                lines = (line for _, line in self._lines(path, 0, size))
+                if any(_without(line, matches) != line for line in lines):
+                    self._rewrite(path, size, matches)
+                    changed = True
+            if changed:
                 self._index.start_anew()
                 self._catch_up()
-        return erased
+
+    def _rewrite(self, path: str, size: int, matches: Callable[[Record], bool]) -> None:
+        """Put a segment in its own place without what matches, one line in memory at a time."""
+        rewritten = self.storage.local(f"{self.folder}/.{os.urandom(8).hex()}")
+        with open(rewritten, "wb") as file:
+            file.writelines(_without(line, matches) for _, line in self._lines(path, 0, size))
+        self.storage.put_file(rewritten, path)
 
     def catch_up(self) -> None:
         """Index what other writers added, and set aside the torn tails of dead ones."""
@@ -169,7 +188,7 @@ class Ledger:
 
     def _catch_up(self) -> None:
         with self._writing:
-            for path, size in self._segments():
+            for path, size in self.segments():
                 start = self._index.indexed(path)
                 if start > size:
                     raise StaleIndex(f"{path}: {start} bytes are indexed and {size} are there; run again")
@@ -268,9 +287,6 @@ class Ledger:
             with contextlib.suppress(OSError):
                 segment.close()
 
-    def _segments(self) -> Iterator[tuple[str, int]]:
-        return self.storage.list(f"{self.folder}/segments")
-
     def _lines(self, path: str, start: int, size: int) -> Iterator[tuple[int, bytes]]:
         """Whole lines with their offsets; an unfinished last one is left out."""
         offset, rest = start, b""
@@ -302,9 +318,23 @@ def _settle(group: Sequence[_Waiting], error: BaseException | None) -> None:
             waiting.durable.set_exception(error)
 
 
+def _without(line: bytes, matches: Callable[[Record], bool]) -> bytes:
+    """The line as it is, or what is left of it where it matches."""
+    record = _parse(line)
+    if not matches(record or _damaged(line)):
+        return line
+    return _line(_emptied(record)) if record else b""
+
+
 def _emptied(record: Record) -> Record:
-    body: dict[str, Any] = {name: record.body[name] for name in ("teacher", "run", "usd", "at") if name in record.body}
-    return Record(os.urandom(16).hex(), 0, body | {"forgotten": True})
+    """What was paid to whom, and for how much text."""
+    body = {name: record.body[name] for name in ("teacher", "run", "usd", "at") if name in record.body}
+    tokens = {name: record.body["answer"][name] for name in ("input_tokens", "output_tokens")}
+    return Record(os.urandom(16).hex(), 0, body | {"forgotten": tokens})
+
+
+def _damaged(line: bytes) -> Record:
+    return Record("", 0, {"damaged": line.decode(errors="replace")})
 
 
 def _line(record: Record) -> bytes:

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import filecmp
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from .errors import BadInput, UnderstudyError
+
+_HIDDEN = re.compile(r"\.[0-9a-f]{16}(-|$)")
+"""What is half-written or half-removed; SQLite puts files beside its own that are called alike."""
 
 
 class Segment(Protocol):
@@ -84,6 +88,14 @@ class Storage(Protocol):
         Returns how many bytes were moved: 0 where the writer is alive and may still finish its line, or was when the
         segment was ``size`` bytes long and has finished it since.
         """
+        ...
+
+    def idle(self, path: str) -> bool:
+        """Whether the writer of a segment is dead, or has closed it."""
+        ...
+
+    def leftovers(self) -> Iterator[str]:
+        """Files and folders that a kill left half-written or half-removed, or that somebody is at right now."""
         ...
 
     def local(self, path: str) -> Path:
@@ -184,6 +196,20 @@ class LocalStorage:
             file.truncate(length)
             os.fsync(file.fileno())
             return len(torn)
+
+    def idle(self, path: str) -> bool:
+        with open(self.root / path, "rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+    def leftovers(self) -> Iterator[str]:
+        for path in sorted(self.root.rglob(".*")):
+            *above, name = path.relative_to(self.root).parts
+            if _HIDDEN.match(name) and not any(map(_HIDDEN.match, above)):
+                yield path.relative_to(self.root).as_posix()
 
     def local(self, path: str) -> Path:
         return self.root / path

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unicodedata import normalize
 
 import click
 
@@ -16,6 +17,7 @@ from ..data.errors import BadInput
 from .command import cli, opened_run, recipe_command
 
 if TYPE_CHECKING:
+    from ..data.forgetting import Places
     from ..data.storage import LocalStorage
     from ..pipeline.context import Run
     from ..pipeline.progress import Reporter
@@ -133,7 +135,7 @@ def opened_root(root: Path | None, events: bool, *, alone: bool) -> Iterator[tup
     """
     from ..data.lock import Lock
     from ..data.storage import LocalStorage
-    from ..pipeline.garbage import jobs
+    from ..pipeline.notes import jobs
     from ..pipeline.progress import Reporter
 
     place = (root or Path(os.environ.get("UNDERSTUDY_ROOT", "runs"))).expanduser().resolve()
@@ -155,19 +157,19 @@ def opened_root(root: Path | None, events: bool, *, alone: bool) -> Iterator[tup
 def ledger_group(context: click.Context, root: Path | None, events: bool) -> None:
     """Count what was asked and paid for, by teacher, run and month."""
     if context.invoked_subcommand is not None:
+        context.default_map = {context.invoked_subcommand: {"root": root, "events": events}}
         return
     from ..data.ledger import Ledger
-    from ..pipeline.accounts import accounts
+    from ..pipeline.accounts import books
 
-    with opened_root(root, events, alone=False) as (storage, reporter):
-        ledger = Ledger(storage)
-        try:
-            for account in accounts(ledger):
-                reporter.say(account.line())
-                reporter.event("ledger", **asdict(account))
-            reporter.say(f"{len(ledger)} answers can be found again")
-        finally:
-            ledger.close()
+    with opened_root(root, events, alone=False) as (storage, reporter), closing(Ledger(storage)) as ledger:
+        with reporter.track("ledger", len(ledger), "records") as tracker:
+            found = books(ledger, tracker.advance)
+        for account in found.accounts:
+            reporter.say(account.line())
+            reporter.event("account", **asdict(account))
+        reporter.say(found.line())
+        reporter.event("ledger", **{name: value for name, value in asdict(found).items() if name != "accounts"})
 
 
 @root_command(
@@ -184,52 +186,60 @@ def forget(root: Path | None, events: bool, match: str, regex: bool, yes: bool) 
     from ..data.forgetting import find
     from ..data.forgetting import forget as erase
     from ..data.ledger import Ledger
+    from ..pipeline.inputs import inputs_with
 
     matches = _matcher(match, regex)
-    with opened_root(root, events, alone=yes) as (storage, reporter):
-        ledger = Ledger(storage)
-        try:
-            places = find(storage, ledger, matches)
-            reporter.say(f"ledger: {places.records} answers" + (" erased" if yes else ""))
-            for folder, why in sorted(places.stages.items()):
-                reporter.say(f"{folder}: {why}")
-            for file in places.files:
-                reporter.say(file)
-            reporter.event("forget", **asdict(places), erased=yes)
-            if yes:
-                erase(storage, ledger, matches, places)
-        finally:
-            ledger.close()
-        reporter.say(_next(bool(places), yes))
+    with opened_root(root, events, alone=yes) as (storage, reporter), closing(Ledger(storage)) as ledger:
+        if yes:
+            ledger.check_idle()
+        with reporter.track("forget", None, "answers and files") as tracker:
+            places = find(storage, ledger, matches, tracker.advance)
+        inputs = list(inputs_with(storage, matches))
+        reporter.say(f"ledger: {places.records} answers")
+        for folder, why in sorted(places.stages.items()):
+            reporter.say(f"{folder}: {why}")
+        for line in [*places.files, *inputs]:
+            reporter.say(line)
+        if yes:
+            erase(storage, ledger, matches, places)
+        reporter.event("forget", **asdict(places), inputs=inputs, erased=yes)
+        reporter.say(_next(places, bool(inputs), yes))
     return 0
 
 
 def _matcher(match: str, regex: bool) -> Callable[[str], bool]:
+    """Whether a text holds what is looked for, in whichever of two ways Unicode spells an accent."""
     if not match.strip():
         raise BadInput("--match: is empty, and so in every text; give a name or an address")
     if not regex:
-        folded = match.casefold()
-        return lambda text: folded in text.casefold()
+        folded = normalize("NFC", match).casefold()
+        return lambda text: folded in normalize("NFC", text).casefold()
     try:
-        pattern = re.compile(match, re.IGNORECASE)
+        pattern = re.compile(normalize("NFC", match), re.IGNORECASE)
     except re.error as error:
         raise BadInput(f"--match '{match}': not a regular expression: {error}; mend it") from None
-    return lambda text: pattern.search(text) is not None
+    if pattern.search(""):
+        raise BadInput(f"--match '{match}': fits the empty text, and so every text; make it say more")
+    return lambda text: pattern.search(normalize("NFC", text)) is not None
 
 
-def _next(found: bool, erased: bool) -> str:
-    if not found:
-        return "it stands nowhere under this root"
+def _next(places: Places, inputs: bool, erased: bool) -> str:
+    """What the user has to do now."""
+    students = sum(folder.startswith(("stages/train-", "stages/curve-")) for folder in places.stages)
+    again = f"; {students} folders of students learnt from it and are trained again by the next run" if students else ""
+    own = "; change your own inputs first, or the next run asks about it again" if inputs else ""
+    if not places:
+        return f"it stands nowhere under this root{own}"
     if not erased:
-        return "nothing is erased; add --yes. Students among these have to be trained again: the next run does it"
-    return "your own inputs and what is published are yours to change; then run again, and stages are made anew"
+        return f"nothing is erased: --yes does it{again}{own}"
+    return f"erased{again}{own}; what is published is not touched; run again, and stages are made anew"
 
 
 @root_command(
     cli,
     "gc",
-    "List what no job's last run needs: stages of recipes as they were, half-written files. --yes removes it; the "
-    "ledger always stays.",
+    "List what no job's last run needs: stages of recipes as they were, half-written files. --yes removes it; no "
+    "answer in the ledger is ever removed.",
     example="understudy gc --root runs --yes",
 )
 @click.option("--yes", is_flag=True, help="Remove it.")
@@ -240,9 +250,9 @@ def gc(root: Path | None, events: bool, yes: bool) -> int:
         found = leftovers(storage)
         for left in found:
             reporter.say(f"{left.path}: {left.bytes:,} bytes, {left.days:.0f} days old; {left.why}")
-            reporter.event("leftover", **asdict(left), removed=yes)
             if yes:
                 storage.delete(left.path)
+            reporter.event("leftover", **asdict(left), removed=yes)
         total = sum(left.bytes for left in found)
         reporter.say(f"{len(found)} leftovers, {total:,} bytes" + (" removed" if yes else "; --yes removes them"))
     return 0

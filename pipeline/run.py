@@ -21,7 +21,7 @@ from ..data.lock import Lock
 from . import curate, generate
 from .ask import label_values
 from .context import Run, versions
-from .garbage import NOTE
+from .notes import Note, read_note, write_note
 from .stages import Stage, stages
 
 
@@ -49,15 +49,17 @@ def run_stages(run: Run, until: str | None = None) -> dict[str, dict[str, Any]]:
     placed = artifacts(run)
     wanted = _needed(placed, until, run.loaded.path)
     manifests = {key: placed[key][1].manifest() for key in wanted}
-    if all(manifest is not None for manifest in manifests.values()):
-        return {key: manifest for key, manifest in manifests.items() if manifest is not None}
-    refuse_what_a_later_stage_would(run)
+    done = {key: manifest for key, manifest in manifests.items() if manifest is not None}
+    note = Note(run.loaded.path, run.loaded.overrides, {key: artifact.path for key, (_, artifact) in placed.items()})
+    if len(done) == len(wanted) and read_note(run.storage, run.recipe.name) == note:
+        return done
+    if len(done) < len(wanted):
+        refuse_what_a_later_stage_would(run)
     finished: dict[str, dict[str, Any]] = {}
     told = False
     with Lock(run.storage, f"{run.recipe.name}/lock.json") as lock:
         run.storage.replace(f"{run.recipe.name}/recipe.yaml", run.loaded.text.encode())
-        folders = {key: artifact.path for key, (_, artifact) in placed.items()}
-        run.storage.replace(f"{run.recipe.name}/{NOTE}", json.dumps(folders, indent=2).encode())
+        write_note(run.storage, run.recipe.name, note)
         for key in wanted:
             stage, artifact = placed[key]
             manifest = artifact.manifest()

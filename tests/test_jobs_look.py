@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from understudy.data.ledger import Ledger
 from understudy.data.lock import Lock
 from understudy.data.storage import LocalStorage
 from understudy.jobs.cli import cli
-from understudy.pipeline.accounts import accounts
+from understudy.pipeline.accounts import books
 from understudy.pipeline.lineage import lineage, near
 from understudy.teachers.recorded import spent_before
 
@@ -130,11 +131,20 @@ def test_the_ledger_adds_up_to_what_was_paid(made, capsys):
     assert command("ledger", "--root", made.folder / "root", "--json") == 0
 
     shown = capsys.readouterr()
-    [event] = [json.loads(line) for line in shown.out.splitlines()]
+    event, whole = [json.loads(line) for line in shown.out.splitlines()]
     assert (event["answers"], event["input_tokens"], event["run"], event["teacher"]) == (32, 32 * 7, "t", "m")
     assert event["usd"] == pytest.approx(32 * 9 * 10 / 1e6)
     assert event["month"] == time.strftime("%Y-%m", time.gmtime())
-    assert "32 answers can be found again" in shown.err
+    size = sum(segment.stat().st_size for segment in (made.folder / "root" / "ledger" / "segments").iterdir())
+    assert whole == {"event": "ledger", "records": 32, "segments": 1, "bytes": size, "damaged": 0, "torn": 0}
+    assert f"32 records in 1 segments, {size:,} bytes\n" in shown.err
+
+
+def test_what_is_damaged_or_cut_short_in_the_ledger_is_counted(made, capsys):
+    [segment] = (made.folder / "root" / "ledger" / "segments").iterdir()
+    segment.write_bytes(segment.read_bytes() + b"00000000 {}\n" + b"cut short")
+    command("ledger", "--root", made.folder / "root")
+    assert "1 damaged, which are asked again; 9 bytes of unfinished records set aside" in capsys.readouterr().err
 
 
 def ledger(root: Path) -> Ledger:
@@ -158,7 +168,7 @@ def test_without_yes_it_is_only_said_where_a_text_stands(made, capsys):
     said = capsys.readouterr().err
     assert "ledger: 1 answers\n" in said
     assert f"{made.artifact('label').path}: the text stands in default/" in said
-    assert "nothing is erased; add --yes" in said
+    assert "nothing is erased: --yes does it" in said
     assert everything_under(root) == before
 
 
@@ -169,10 +179,11 @@ def test_a_person_is_forgotten_everywhere_and_what_was_paid_stays_counted(made, 
     assert command("ledger", "forget", "--root", root, "--match", PERSON, "--yes") == 0
 
     assert PERSON not in everything_under(root)
-    assert "ledger: 1 answers erased" in capsys.readouterr().err
+    assert "ledger: 1 answers\n" in capsys.readouterr().err
     assert paid(root) == pytest.approx(spent)
     opened = ledger(root)
-    assert sum(account.forgotten for account in accounts(opened)) == 1
+    [account] = books(opened).accounts
+    assert (account.answers, account.forgotten, account.input_tokens) == (31, 1, 32 * 7)
     opened.close()
 
     asked = len(endpoint.requests)
@@ -201,11 +212,102 @@ def test_a_stage_made_from_one_that_holds_the_text_goes_with_it(made):
         opened.close()
 
 
+def test_what_kills_left_half_written_or_half_removed_is_forgotten_too(made):
+    root = made.folder / "root"
+    [segment] = (root / "ledger" / "segments").iterdir()
+    segment.write_bytes(segment.read_bytes() + f'00000000 {{"messages": "{PERSON}"}}\n{{"cut": "{PERSON}'.encode())
+    (root / "stages" / ".00112233445566aa" / "default").mkdir(parents=True)
+    (root / "stages" / ".00112233445566aa" / "default" / "old.json").write_text(json.dumps(PERSON))
+    (root / "t" / ".00112233445566bb").write_text(PERSON)
+    half = root / "stages" / ".00112233445566cc"
+    half.write_bytes(b"PAR1\xff\xfe of a shard, which nobody can look through")
+    other = root / "t" / ".00112233445566dd"
+    other.write_text("somebody else's")
+    unfinished = root / "stages" / "train-0011223344556677"
+    unfinished.mkdir()
+
+    command("ledger", "forget", "--root", root, "--match", PERSON, "--yes")
+
+    assert PERSON not in everything_under(root)
+    assert not half.exists()
+    assert not unfinished.exists(), "it does not say what it is made from"
+    assert other.exists()
+
+
+class Dying(LocalStorage):
+    """Removes so many stages and no more."""
+
+    stages = 1
+
+    def delete(self, path: str) -> None:
+        if path.startswith("stages/"):
+            if not self.stages:
+                raise KeyboardInterrupt
+            self.stages -= 1
+        super().delete(path)
+
+
+def test_killed_between_two_stages_the_students_that_are_left_are_found_again(made):
+    from understudy.data.forgetting import find, forget
+
+    def matches(text: str) -> bool:
+        return PERSON in text
+
+    root = made.folder / "root"
+    curate = made.artifact("curate")
+    student = root / "stages" / "train-0011223344556677"
+    student.mkdir()
+    (student / "manifest.json").write_text(json.dumps({"inputs": {"curate": curate.fingerprint}}))
+    opened = ledger(root)
+    with pytest.raises(KeyboardInterrupt):
+        forget(Dying(root), opened, matches, find(Dying(root), opened, matches))
+    opened.close()
+    assert not student.exists(), "what is made of others goes before them"
+    assert curate.folder.is_dir()
+
+    command("ledger", "forget", "--root", root, "--match", PERSON, "--yes")
+    assert PERSON not in everything_under(root)
+
+
+def test_inputs_that_hold_the_text_are_named_and_kept(made, capsys):
+    root, pool = made.folder / "root", made.folder / "pool.jsonl"
+    command("ledger", "forget", "--root", root, "--match", PERSON, "--yes")
+
+    said = capsys.readouterr().err
+    assert f"{pool}: your own input, not changed\n" in said
+    assert "erased; change your own inputs first, or the next run asks about it again; what is published is not" in said
+    assert PERSON in pool.read_text()
+    pool.unlink()
+    command("ledger", "forget", "--root", root, "--match", PERSON)
+    assert f"not looked through: task.unlabeled: {pool}: no such file" in capsys.readouterr().err
+    (made.folder / "recipe.yaml").unlink()
+    command("ledger", "forget", "--root", root, "--match", PERSON)
+    assert f"t: inputs not looked through: {made.folder / 'recipe.yaml'}: " in capsys.readouterr().err
+
+
+def test_an_accent_is_found_however_unicode_spells_it(tmp_path, endpoint, capsys):
+    made = job(tmp_path, endpoint, [*TEXTS[:30], "Jose\u0301 waits for an answer"])
+    made.run("label")
+    command("ledger", "forget", "--root", made.folder / "root", "--match", "JOS\u00c9", "--yes")
+    assert "ledger: 1 answers\n" in capsys.readouterr().err
+    assert "Jose" not in everything_under(made.folder / "root")
+
+
+def test_the_root_may_stand_before_the_word_forget(made, capsys):
+    command("ledger", "--root", made.folder / "root", "forget", "--match", PERSON)
+    assert "ledger: 1 answers\n" in capsys.readouterr().err
+
+
 def test_a_regular_expression_finds_too_and_a_bad_one_is_refused(made, capsys):
     root = made.folder / "root"
     command("ledger", "forget", "--root", root, "--match", r"jo\s+ex\w+", "--regex")
     assert "ledger: 1 answers" in capsys.readouterr().err
-    for match, said in (("(", "--match '(': not a regular expression: "), (" ", "--match: is empty, and so in every")):
+    refused = {
+        "(": "--match '(': not a regular expression: ",
+        " ": "--match: is empty, and so in every text",
+        "x*": "--match 'x*': fits the empty text, and so every text; make it say more",
+    }
+    for match, said in refused.items():
         with pytest.raises(BadInput) as caught:
             command("ledger", "forget", "--root", root, "--match", match, "--regex")
         assert str(caught.value).startswith(said)
@@ -220,18 +322,30 @@ def test_nothing_is_erased_or_removed_under_a_run(made):
     assert PERSON in everything_under(root)
 
 
+def test_nothing_is_erased_while_anybody_writes_to_the_ledger(made):
+    root = made.folder / "root"
+    before = everything_under(root)
+    [segment] = (root / "ledger" / "segments").iterdir()
+    with open(segment, "ab") as writing:  # as `preview` does, which holds no job's lock
+        fcntl.flock(writing, fcntl.LOCK_EX)
+        with pytest.raises(Locked) as caught:
+            command("ledger", "forget", "--root", root, "--match", PERSON, "--yes")
+    assert str(caught.value) == (
+        f"ledger/segments/{segment.name}: a command that asks teachers is writing to it; wait for it to end"
+    )
+    assert everything_under(root) == before
+
+
 _KILLED = """
 import os, signal, sys
 from understudy.data import ledger as module
 from understudy.data.storage import LocalStorage
 class Dying(LocalStorage):
-    def replace(self, path, data):
-        if "segments" in path:
-            if sys.argv[2] == "before":
-                os.kill(os.getpid(), signal.SIGKILL)
-            super().replace(path, data)
+    def put_file(self, local, path):
+        if sys.argv[2] == "before":
             os.kill(os.getpid(), signal.SIGKILL)
-        super().replace(path, data)
+        super().put_file(local, path)
+        os.kill(os.getpid(), signal.SIGKILL)
 module.Ledger(Dying(sys.argv[1])).erase(lambda record: "Jo Example" in str(record.body))
 """
 
@@ -272,6 +386,42 @@ def test_what_no_last_run_needs_is_listed_and_removed(made, capsys):
     capsys.readouterr()
     command("gc", "--root", root)
     assert "0 leftovers, 0 bytes" in capsys.readouterr().err
+
+
+def test_what_kills_left_is_removed_and_answers_stay(made, capsys):
+    root = made.folder / "root"
+    half_removed = root / "stages" / ".00112233445566aa"
+    half_removed.mkdir()
+    (half_removed / "manifest.json").write_text("{}")
+    os.utime(half_removed / "manifest.json", (0, 0))
+    (root / "t" / ".00112233445566bb").write_text("being written right now")
+    (root / ".gitignore").write_text("*")
+    os.utime(root / ".gitignore", (0, 0))
+    [segment] = (root / "ledger" / "segments").iterdir()
+    answers = segment.read_bytes()
+    segment.write_bytes(answers + b"cut short")
+    command("ledger", "--root", root)
+
+    command("gc", "--root", root, "--yes")
+
+    said = capsys.readouterr().err
+    assert "stages/.00112233445566aa: 2 bytes, " in said
+    assert ": 9 bytes, 0 days old; the end of a killed writer's file, which is no whole answer" in said
+    assert "2 leftovers, 11 bytes removed" in said
+    assert not half_removed.exists()
+    assert (root / "t" / ".00112233445566bb").exists()
+    assert (root / ".gitignore").exists()
+    assert segment.read_bytes() == answers
+
+
+def test_a_run_that_finds_all_done_names_its_stages_again(made):
+    root = made.folder / "root"
+    old = made.artifact("curate").path
+    made.run("curate", "curate.duplicates.near=0.7")
+    made.run("curate")
+    command("gc", "--root", root, "--yes")
+    assert (root / old).is_dir()
+    assert not (root / made.artifact("curate", "curate.duplicates.near=0.7").path).exists()
 
 
 def test_nothing_is_removed_while_it_is_not_known_what_a_job_needs(made):
