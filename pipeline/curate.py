@@ -23,7 +23,7 @@ from .context import Run
 from .examples import ExampleWriter, read_examples
 from .executor import ask_all
 from .leaks import Leaks
-from .meaning import BLOCK, Meaning
+from .meaning import Meaning
 from .outcome import Outcome, refuse_too_many_failed
 from .rubric import SCORES, AskRubric
 
@@ -33,6 +33,9 @@ _ORDER: tuple[Side, ...] = ("test", "validation", "calibration", "train")
 
 _HELD_OUT = "held out"
 """What the test side is called beside tests that have names."""
+
+_BLOCK = 1024
+"""Rows that are decided on together: for speed only."""
 
 
 def curate(run: Run, artifact: Artifact, labelled: Artifact) -> Outcome:
@@ -50,20 +53,21 @@ def curate(run: Run, artifact: Artifact, labelled: Artifact) -> Outcome:
             sides[row.side] += 1
             outputs[row.output] += 1
 
-    def rows() -> Iterator[Example]:
-        for side in _ORDER:
-            yield from read_examples(labelled, side)
-
     sound: set[str] = set()
     """Ids of rows for the judge."""
     with run.reporter.track("curate", manifest["rows"]["accepted"]) as tracker:
-        for row, decided in sieve.decisions(rows()):
-            tracker.advance()
-            if run.recipe.curate.judge and row.side != "test" and isinstance(decided, Example):
-                sound.add(row.id)
-            else:
-                keep(decided)
-    judged = _judge(run, lambda: (row for row in rows() if row.id in sound), len(sound), keep) if sound else {}
+        for side in _ORDER:
+            for decided in sieve.decisions(read_examples(labelled, side)):
+                tracker.advance()
+                if run.recipe.curate.judge and side != "test" and isinstance(decided, Example):
+                    sound.add(decided.id)
+                else:
+                    keep(decided)
+
+    def left() -> Iterator[Example]:
+        return (row for side in _ORDER for row in read_examples(labelled, side) if row.id in sound)
+
+    judged = _judge(run, left, len(sound), keep) if sound else {}
     refuse_too_many_failed("curate", writer.counts, run.recipe.max_failed)
     if sides["train"] == 0:
         raise NotEnoughData(f"curate: no row is left to train on ({writer.counts}); add inputs, or loosen curate")
@@ -102,19 +106,47 @@ class Sieve:
         for name, rows in run.gold().items():
             if self._meaning is not None:
                 self._meaning.seen([f"gold/{name}/{row.id}" for row in rows], [row.input for row in rows])
+            self._known.decide([(f"gold/{name}/{row.id}", row.input) for row in rows])
             for judged in rows:
-                self._known.seen(f"gold/{name}/{judged.id}", judged.input)
                 self._know(f"gold/{name}", judged.input)
         for name, text in _benchmarks(run):
             self._know(name, text)
 
-    def decisions(self, rows: Iterator[Example]) -> Iterator[tuple[Example, Example | Rejected]]:
-        """Every row with what comes of it, in order."""
-        while block := list(islice(rows, BLOCK)):
-            decided = [self._decide(row) for row in block]
+    def decisions(self, rows: Iterator[Example]) -> Iterator[Example | Rejected]:
+        """What comes of each row of one side, in order."""
+        while block := list(islice(rows, _BLOCK)):
+            decided = self._first_of_kind([self._unsound(row) or row for row in block])
             if self._meaning is not None:
                 decided = self._compared(self._meaning, decided)
-            yield from zip(block, decided, strict=True)
+            yield from decided
+
+    def _unsound(self, row: Example) -> Rejected | None:
+        """What speaks against a row by itself, or beside tests."""
+        for reason, check in self._checks.items():
+            if evidence := check(row):
+                return Rejected(row.id, reason, evidence)
+        if row.side == "test":
+            return None
+        if self._least is not None and row.agreement is not None and row.agreement < self._least:
+            votes = f"{row.agreement * self._samples:.0f} of {self._samples}"
+            evidence = f"{votes} said '{row.output[:80]}' to '{row.input[:80]}'"
+            return Rejected(row.id, "low_agreement", evidence)
+        return self._leaks.find(row) if self._leaks else None
+
+    def _first_of_kind(self, decided: list[Example | Rejected]) -> list[Example | Rejected]:
+        """The same, without rows that repeat an earlier one."""
+        named = [(f"{row.side}/{row.id}", row.input) for row in decided if isinstance(row, Example)]
+        copies = iter(self._known.decide(named))
+        return [self._kept(row, next(copies)) if isinstance(row, Example) else row for row in decided]
+
+    def _kept(self, row: Example, copy: tuple[str, str] | None) -> Example | Rejected:
+        """The row where it is no copy; of the test side, it is a test from here on."""
+        if copy is not None:
+            kind, other = copy
+            return Rejected(row.id, _reason(kind, row, other), f"of {other}: {row.input[:160]}")
+        if row.side == "test":
+            self._know(_HELD_OUT, row.input)
+        return row
 
     def _compared(self, meaning: Meaning, decided: list[Example | Rejected]) -> list[Example | Rejected]:
         """The same, without rows that mean what an earlier one means."""
@@ -126,24 +158,6 @@ class Sieve:
             if copy is not None
         }
         return [rejected.get(row.id, row) for row in decided]
-
-    def _decide(self, row: Example) -> Example | Rejected:
-        for reason, check in self._checks.items():
-            if evidence := check(row):
-                return Rejected(row.id, reason, evidence)
-        if row.side != "test":
-            if self._least is not None and row.agreement is not None and row.agreement < self._least:
-                votes = f"{row.agreement * self._samples:.0f} of {self._samples}"
-                evidence = f"{votes} said '{row.output[:80]}' to '{row.input[:80]}'"
-                return Rejected(row.id, "low_agreement", evidence)
-            if self._leaks and (leak := self._leaks.find(row)):
-                return leak
-        if copy := self._known.seen(f"{row.side}/{row.id}", row.input):
-            kind, other = copy
-            return Rejected(row.id, _reason(kind, row, other), f"of {other}: {row.input[:160]}")
-        if row.side == "test":
-            self._know(_HELD_OUT, row.input)
-        return row
 
     def summary(self) -> dict[str, Any]:
         """What was compared with tests, and found there."""

@@ -10,9 +10,10 @@ from itertools import chain
 from typing import Any
 
 from ..data.artifact import Artifact
-from ..data.duplicates import fold, shingles, similarity
+from ..data.duplicates import fold
 from ..data.errors import BadInput
 from ..data.rows import Answer, Source
+from ..data.shingles import shingles, similarity
 from .context import Run
 from .examples import read_examples, read_sources
 from .generate import passages_of, read_seeds

@@ -18,7 +18,7 @@ BELOW = {
     "jobs": {"data", "teachers", "students", "pipeline"},
 }
 HEAVY = {"torch", "ray", "vllm", "transformers", "trl", "datasets", "distilabel", "pyarrow", "sklearn", "scipy"}
-HEAVY |= {"aiohttp", "rensa"}
+HEAVY |= {"aiohttp", "numpy"}
 
 
 def imported(file: Path, root: Path) -> Iterator[tuple[int, str]]:
