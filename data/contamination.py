@@ -177,10 +177,12 @@ def _distance(one: Words, other: Words) -> int:
     """Words to be put in, left out or replaced; more than any text may have where its numbers are others."""
     from rapidfuzz.distance import Levenshtein
 
-    ours, theirs = _numbers(one), _numbers(other)
-    if abs(len(one) - len(other)) > _MOST_CHANGES or (len(ours) == len(theirs) and ours != theirs):
-        return _MOST_CHANGES + 1
-    return int(Levenshtein.distance(one, other, score_cutoff=_MOST_CHANGES))
+    distance = int(Levenshtein.distance(one, other, score_cutoff=_MOST_CHANGES))
+    if 0 < distance <= _MOST_CHANGES:
+        ours, theirs = _numbers(one), _numbers(other)
+        if len(ours) == len(theirs) and ours != theirs:
+            return _MOST_CHANGES + 1
+    return distance
 
 
 def _numbers(words: Words) -> Words:
