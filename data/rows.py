@@ -148,6 +148,8 @@ class Example:
     agreement: float | None = None
     """Share of the answers asked for that say this output, where there are several; one that could not be used says
     nothing. Labels and JSON objects say the same where they are equal, free text where its words are."""
+    outvoted: str | None = None
+    """What fewer of the answers say, the most frequent of it; where there is such."""
 
 
 def message_dicts(messages: tuple[Message, ...]) -> list[dict[str, Any]]:

@@ -134,15 +134,20 @@ class Labeler:
             assert fault is not None
             return fault
         votes = Counter(map(self._vote, outputs))  # of equal counts the one drawn first stays first
-        winner, count = votes.most_common(1)[0]
-        output = next(output for output in outputs if self._vote(output) == winner)
+        output, count, outvoted = self._taken(outputs, votes)
         if self.samples > 1 and self.recipe.labels:
             evidence = "samples"
             probs = vote_shares(votes, list(self.recipe.labels))
         return Example(
             source.id, source.input, output, source.root, source.side, source.origin, probs, evidence, source.strategy,
-            tokens.get(output), count / self.samples if self.samples > 1 else None,
+            tokens.get(output), count / self.samples if self.samples > 1 else None, outvoted,
         )  # fmt: skip
+
+    def _taken(self, outputs: list[str], votes: Counter[str]) -> tuple[str, int, str | None]:
+        """The output that most draws say, how many do, and the most frequent of those that fewer say."""
+        drawn = {self._vote(output): output for output in reversed(outputs)}
+        (winner, count), *others = votes.most_common(2)
+        return drawn[winner], count, next((drawn[other] for other, fewer in others if fewer < count), None)
 
     def _vote(self, output: str) -> str:
         """What an output counts for: labels and JSON stand in one spelling, free text by its words."""

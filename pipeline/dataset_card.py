@@ -28,6 +28,7 @@ CONFIGS = {
     "default": "what fine-tuning reads: prompt and completion",
     "logprobs": "the teacher's probabilities, where it gave them, by the same id",
     "provenance": "the root, the origin and the strategy of each row, by the same id",
+    "preference": "what the teacher said more often and less often, where its answers differ, by the same id",
 }
 
 _SAMPLES = 5
@@ -81,7 +82,7 @@ def dataset_card(
     """
     parts = (
         _what(run, contents),
-        _loading(stage, tag),
+        _loading(stage, tag, manifests["curate"]["shards"]),
         _origin(run, stage, manifests, contents),
         _counts(manifests),
         _contamination(manifests["curate"]["summary"]["contamination"]),
@@ -133,7 +134,7 @@ def _what(run: Run, contents: Contents) -> Iterator[str]:
         yield from table(["label", "what it means"], [[name, text] for name, text in recipe.labels.items()], _LONGEST)
 
 
-def _loading(stage: PublishStage, tag: str) -> Iterator[str]:
+def _loading(stage: PublishStage, tag: str, shards: Mapping[str, Any]) -> Iterator[str]:
     yield from ("## Loading", "")
     assert stage.dataset is not None
     where = stage.dataset if "://" not in stage.dataset else "FOLDER"
@@ -141,7 +142,7 @@ def _loading(stage: PublishStage, tag: str) -> Iterator[str]:
     yield from ("```python", "from datasets import load_dataset", "")
     yield f'rows = load_dataset("{where}", "default", split="train"{revision})'
     yield from ("```", "")
-    yield from (f"- `{name}`: {said}." for name, said in CONFIGS.items())
+    yield from (f"- `{name}`: {said}." for name, said in CONFIGS.items() if name in shards)
 
 
 def _origin(

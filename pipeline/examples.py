@@ -1,7 +1,8 @@
 """How rows stand on disk: Parquet configs joined by id.
 
-`default` is what fine-tuning reads, `logprobs` what distillation adds, `provenance` where a row comes from; `rejected`
-and `failed` hold the rows that did not make it, with the reason. Free-form JSON is text.
+`default` is what fine-tuning reads, `logprobs` what distillation adds, `provenance` where a row comes from, and
+`preference` what the teacher said more often and less often, for rows on which its answers differ; `rejected` and
+`failed` hold the rows that did not make it, with the reason. Free-form JSON is text.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ..data.rows import Example, Failed, Rejected, Side, Source, TopTokens
 
 Row = TypeVar("Row", Example, Source)
 
-CONFIGS = ("default", "logprobs", "provenance", "rejected", "failed")
+CONFIGS = ("default", "logprobs", "provenance", "preference", "rejected", "failed")
 
 
 @dataclass
@@ -84,6 +85,7 @@ class ExampleWriter:
                 "top_logprobs": pa.list_(pa.float16()),
             },
             "provenance": {"id": text, "root": text, "origin": text, "strategy": text, "agreement": pa.float32()},
+            "preference": {"id": text, "prompt": text, "chosen": text, "rejected": text},
             "rejected": {"id": text, "reason": text, "evidence": text},
             "failed": {"id": text, "class": text, "message": text},
         }
@@ -107,6 +109,9 @@ class ExampleWriter:
                 if isinstance(row, Example):
                     origin["agreement"] = row.agreement
                     self._put("logprobs", {"id": row.id, "evidence": row.evidence, **_logprobs(row)}, row.side)
+                    if row.outvoted is not None:
+                        pair = {"prompt": row.input, "chosen": row.output, "rejected": row.outvoted}
+                        self._put("preference", {"id": row.id, **pair}, row.side)
                 self._put("provenance", origin, row.side)
 
     def close(self) -> dict[str, list[dict[str, Any]]]:
@@ -130,6 +135,8 @@ def _logprobs(row: Example) -> dict[str, Any]:
 def read_examples(artifact: Artifact, *sides: Side) -> Iterator[Example]:
     """The accepted rows of a stage on the sides asked for, or on all."""
     configs = (artifact.rows(config, *sides) for config in ("default", "logprobs", "provenance"))
+    pairs = artifact.rows("preference", *sides)  # of some of the rows, in the same order
+    pair = next(pairs, None)
     for row, soft, origin in zip(*configs, strict=True):
         assert row["id"] == soft["id"] == origin["id"], f"{artifact.path}: configs are out of step"
         probs = None
@@ -138,10 +145,14 @@ def read_examples(artifact: Artifact, *sides: Side) -> Iterator[Example]:
         tokens = None
         if soft["tokens"] is not None:
             tokens = TopTokens(soft["tokens"], soft["top_ids"], soft["top_logprobs"])
+        outvoted = None
+        if pair is not None and pair["id"] == row["id"]:
+            outvoted, pair = pair["rejected"], next(pairs, None)
         yield Example(
             row["id"], row["prompt"], row["completion"], origin["root"], row["side"], origin["origin"], probs,
-            soft["evidence"], origin["strategy"], tokens, origin["agreement"],
+            soft["evidence"], origin["strategy"], tokens, origin["agreement"], outvoted,
         )  # fmt: skip
+    assert pair is None, f"{artifact.path}: configs are out of step"
 
 
 def read_sources(artifact: Artifact) -> Iterator[Source]:

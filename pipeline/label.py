@@ -19,7 +19,7 @@ from .examples import ExampleWriter, read_sources
 from .executor import ask_all
 from .outcome import Outcome, refuse_too_many_failed
 
-VERSION = 5
+VERSION = 6
 
 _PAIRS = 20
 """Of labels that the manifest lists."""

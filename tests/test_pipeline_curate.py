@@ -167,6 +167,34 @@ def test_rows_about_which_the_teacher_disagrees_with_itself_go_and_the_votes_are
     assert agreement["rows"] == {"1.000": 20, "0.667": 20}
 
 
+def test_rows_on_which_the_teacher_differs_say_what_it_prefers(tmp_path):
+    draws.clear()
+    with Endpoint(then=sampled) as endpoint:
+        made = job(tmp_path, endpoint, TEXTS[:40], split=SIDES, label={"samples": 3, "temperature": 1.0})
+        made.run("curate")
+
+    pairs = {row["id"]: row for row in made.artifact("curate").rows("preference")}
+    rows = {row.id: row for row in made.rows("curate")}
+    assert pairs.keys() == {row.id for row in rows.values() if row.agreement < 1.0}
+    assert len(pairs) == 20
+    for name, pair in pairs.items():
+        assert (pair["prompt"], pair["chosen"]) == (rows[name].input, rows[name].output)
+        assert pair["rejected"] == rows[name].outvoted != pair["chosen"]
+    on_train = {pair["id"] for pair in made.artifact("curate").rows("preference", "train")}
+    assert on_train == {name for name in pairs if rows[name].side == "train"}
+
+
+def test_as_many_answers_for_one_as_for_another_prefer_nothing(tmp_path):
+    spelt = iter(["billing", "delivery"] * 9)
+    with Endpoint(then=lambda body: says(next(spelt))) as endpoint:
+        made = job(tmp_path, endpoint, TEXTS[:1], label={"samples": 2, "temperature": 1.0})
+        made.run("label")
+
+    [row] = made.rows("label")
+    assert (row.output, row.agreement, row.outvoted) == ("billing", 0.5, None)
+    assert "preference" not in made.artifact("label").manifest()["shards"]
+
+
 def test_an_answer_that_cannot_be_used_agrees_with_nothing(tmp_path):
     with Endpoint(then=lambda body: says("billing" if body.get("seed") == 1 else "who knows")) as endpoint:
         made = job(tmp_path, endpoint, TEXTS[:2], label={"samples": 3, "temperature": 1.0})
@@ -187,6 +215,7 @@ def test_free_text_agrees_by_its_words(tmp_path):
         made.run("label")
     [row] = made.rows("label")
     assert row.agreement == pytest.approx(2 / 3)
+    assert (row.output, row.outvoted) == ("In two days.", "Tomorrow")
 
 
 def test_json_that_says_the_same_in_another_order_votes_together(tmp_path):

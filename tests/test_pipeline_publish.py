@@ -167,6 +167,7 @@ def test_the_card_counts_every_row_and_no_row_breaks_it(published):
     assert "- Made from old tickets, licence cc0-1.0." in card
     assert "- Asked of teachers: 241 requests, 0 tokens in, 0 out." in card
     assert "Set on the command line" not in card
+    assert "`preference`" not in card, "one answer to each row prefers nothing"
     assert "Which team?" in card
     assert "<b>" not in card
     assert "\u202e" not in card

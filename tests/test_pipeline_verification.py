@@ -91,6 +91,24 @@ def test_a_report_and_the_cards_say_how_the_rows_were_verified(made):
         assert "Placeholders such as &lt;email&gt; stand for e-mail addresses" in text
 
 
+def test_what_the_teacher_prefers_is_published_beside_what_it_said(made):
+    from datasets import load_dataset
+
+    job, *_ = made
+    [card] = (job.folder.parent / "published").rglob("README.md")
+    cache = str(job.folder.parent / "cache")
+
+    pairs = load_dataset(str(card.parent), "preference", split="train", cache_dir=cache)
+    rows = load_dataset(str(card.parent), "default", split="train", cache_dir=cache)
+
+    assert pairs.column_names == ["id", "prompt", "chosen", "rejected"]
+    assert 0 < len(pairs) < len(rows)
+    completions = dict(zip(rows["id"], rows["completion"], strict=True))
+    for pair in pairs:
+        assert pair["chosen"] == completions[pair["id"]] != pair["rejected"]
+    assert "- `preference`: what the teacher said more often and less often" in card.read_text()
+
+
 def test_personal_data_is_in_no_prompt_and_in_nothing_that_a_run_leaves(made):
     job, endpoint, _, _, _ = made
     with job.opened() as run:
