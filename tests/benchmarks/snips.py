@@ -2,7 +2,7 @@
 
 `python -m tests.benchmarks.snips --out DIR` has a `table` teacher, half of snips' gold by hand, train a student of 5M
 parameters on both skills through one chat template, by the product's own command; its folder is then a teacher of kind
-`transformers`. Its own score, on snips' validation texts, is printed. It took 22 minutes on one core; run again, it
+`transformers`. Its own score, on snips' validation texts, is printed. It took 36 minutes on one core; run again, it
 goes on where it stopped.
 """
 
