@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unicodedata import normalize
@@ -54,58 +55,68 @@ def data(
         elif near is not None:
             _say_near(opened, near, least, most)
         else:
-            _say_overview(opened)
+            _say_overview(opened, most)
     return 0
 
 
-def _say_overview(run: Run) -> None:
-    from ..pipeline.lineage import finished, overview
+def _say_overview(run: Run, most: int) -> None:
+    from ..pipeline.overview import finished, overview, some_rows
 
     for stage, artifact in finished(run).items():
-        seen = overview(stage, artifact, bool(run.recipe.labels))
-        counts = seen.counts
-        run.reporter.say(f"{stage}: {counts['accepted']} of {counts['requested']} rows, in {artifact.path}")
+        seen = overview(run, stage, artifact)
+        run.reporter.say(f"{stage}: {seen.counts['accepted']} of {seen.counts['requested']} rows, in {seen.path}")
         for name, counted in seen.by.items():
-            shown = ", ".join(f"{value} {rows}" for value, rows in counted.most_common(_SHOWN))
+            shown = ", ".join(f"{value} {rows}" for value, rows in islice(counted.items(), _SHOWN))
             more = f", and {len(counted) - _SHOWN} others" if len(counted) > _SHOWN else ""
             run.reporter.say(f"  {name}: {shown}{more}")
         for reason, (rows, evidence) in sorted(seen.rejected.items()):
-            run.reporter.say(f"  rejected, {reason}: {rows}, such as: {evidence}")
+            run.reporter.say(f"  rejected, {reason}: {rows}, such as: {_short(evidence)}")
         run.reporter.event("data", **asdict(seen))
+    for row in some_rows(run, most):
+        run.reporter.say(f"{row.id}  {row.side:<11} {_short(row.output or '', 24):<12} {_short(row.input)}")
+        run.reporter.event("row", id=row.id, side=row.side, origin=row.origin, input=row.input, output=row.output)
 
 
 def _say_lineage(run: Run, prefix: str) -> None:
     from ..pipeline.lineage import lineage
 
     for step in lineage(run, prefix):
-        run.reporter.say(f"{step.stage:<14} {step.what}")
+        run.reporter.say(f"{step.stage:<14} {_short(step.what, 400)}")
         run.reporter.event("lineage", **asdict(step))
 
 
 def _say_rejected(run: Run, reason: str, most: int) -> None:
-    from ..pipeline.lineage import rejects
+    from ..pipeline.overview import rejects
 
     for number, row in enumerate(rejects(run, reason)):
         if number < most:
-            run.reporter.say(f"{row['stage']:<9} {row['id']}  {row['evidence']}")
+            run.reporter.say(f"{row['stage']:<9} {row['id']}  {_short(row['evidence'], 400)}")
             run.reporter.event("rejected", **row)
     if number >= most:
         run.reporter.say(f"{number + 1 - most} more; -n {number + 1} shows all")
 
 
 def _say_near(run: Run, text: str, least: float, most: int) -> None:
-    from ..pipeline.lineage import near
+    from ..pipeline.overview import near
 
     found = near(run, text, least)
-    for likeness, name, side, said in found[:most]:
-        run.reporter.say(f"{likeness:.2f}  {name}  {side:<11} {' '.join(said.split())[:120]}")
-        run.reporter.event("near", similarity=likeness, id=name, side=side, input=said)
+    for row in found[:most]:
+        became = f"  ({row.became})" if row.became else ""
+        run.reporter.say(f"{row.similarity:.2f}  {row.id}  {row.side:<11} {_short(row.input)}{became}")
+        run.reporter.event("near", **asdict(row))
     run.reporter.say(f"{len(found)} rows at {least:g} or above; curate calls {_near(run)} a copy")
 
 
 def _near(run: Run) -> str:
     threshold = run.recipe.curate.duplicates.near
     return "nothing but the same text" if threshold is None else f"{threshold:g} or above"
+
+
+def _short(text: str, most: int = 120) -> str:
+    """For one line on screen, where no text may move the cursor or turn the line round; events have it as it is."""
+    line = " ".join(text.split())
+    line = line if len(line) <= most else f"{line[: most - 1]}…"
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in line)
 
 
 def root_command(group: click.Group, name: str, help_text: str, *, example: str) -> Callable[..., click.Command]:

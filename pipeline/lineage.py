@@ -1,25 +1,28 @@
-"""Where a row comes from and what became of it: from its root to the students that learnt it."""
+"""Where a row comes from and what became of it: from its root to the students that learnt it.
+
+What a teacher said is looked up in the ledger by asking anew with nobody there to answer, so that a prompt is made in
+one place only; what was forgotten, or asked under another template, is not found.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 from ..data.artifact import Artifact
-from ..data.duplicates import fold
 from ..data.errors import BadInput
-from ..data.rows import Answer, Source
-from ..data.shingles import shingles, similarity
+from ..data.rows import Answer, Example, Source
 from .context import Run
 from .examples import read_examples, read_sources
-from .generate import passages_of, read_seeds
+from .generate import AskAloud, passages_of, read_candidates, read_seeds
+from .overview import finished
+from .rubric import AskRubric
 from .run import artifacts
 
-_WRITE_ROWS = ("generate", "label", "curate")
+Said = TypeVar("Said")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,64 +33,26 @@ class Step:
     what: str
 
 
-def finished(run: Run) -> dict[str, Artifact]:
-    """The stages that write rows and are done, in order.
+def lineage(run: Run, prefix: str) -> list[Step]:
+    """What happened to a row, in order.
 
     Raises:
-        BadInput: none is.
+        BadInput: no row has an id that begins so, or several have.
     """
-    placed = artifacts(run)
-    done = {key: placed[key][1] for key in _WRITE_ROWS if key in placed and placed[key][1].manifest()}
-    if not done:
-        raise BadInput(f"{run.loaded.path}: no rows are written yet; `understudy label {run.loaded.path}` has them be")
-    return done
-
-
-@dataclass
-class Overview:
-    """What the rows of one stage are."""
-
-    stage: str
-    counts: dict[str, Any]
-    by: dict[str, Counter[str]]
-    """Rows by side, origin, strategy and output, of the kinds that there are several of."""
-    rejected: dict[str, tuple[int, str]]
-    """By reason: how many, and one piece of evidence."""
-
-
-def overview(stage: str, artifact: Artifact, labels: bool) -> Overview:
-    """Count the rows of a stage."""
-    manifest = artifact.manifest()
-    assert manifest is not None
-    by: dict[str, Counter[str]] = {name: Counter() for name in ("side", "origin", "strategy", "output")}
-    for row in read_sources(artifact):
-        by["side"][row.side] += 1
-        by["origin"][row.origin] += 1
-        by["strategy"][row.strategy] += bool(row.strategy)
-        by["output"][row.output or ""] += labels
-    reasons: dict[str, tuple[int, str]] = {}
-    for lost in artifact.rows("rejected"):
-        count, evidence = reasons.get(lost["reason"], (0, lost["evidence"]))
-        reasons[lost["reason"]] = count + 1, evidence
-    return Overview(stage, manifest["rows"], {name: +counted for name, counted in by.items() if +counted}, reasons)
-
-
-def rejects(run: Run, reason: str) -> Iterator[dict[str, Any]]:
-    """Rejected rows of every stage, with the stage.
-
-    Raises:
-        BadInput: nothing was rejected for this.
-    """
-    known: set[str] = set()
-    found = False
+    name = row_id_of(run, prefix)
+    steps: list[Step] = []
+    row: Source | Example | None = None
+    kept = False
     for stage, artifact in finished(run).items():
-        for row in artifact.rows("rejected"):
-            known.add(row["reason"])
-            if row["reason"] == reason:
-                found = True
-                yield {"stage": stage, **row}
-    if not found:
-        raise BadInput(f"--rejected {reason}: no row was; rows were for: {', '.join(sorted(known)) or 'nothing'}")
+        found, lost = _find(stage, artifact, name), _lost(artifact, name)
+        if found is None and lost is None:
+            continue
+        row = found or row or next((one for one in run.unlabeled() if one.id == name), None)
+        steps += [_root(run, row)] if row and not steps else []
+        steps += [Step(stage, said) for said in _answers(run, stage, name, row)]
+        steps.append(Step(stage, lost or _became(stage, row)))
+        kept = stage == "curate" and found is not None
+    return steps + (_learnt(run, row) if row and kept else [])
 
 
 def row_id_of(run: Run, prefix: str) -> str:
@@ -105,86 +70,111 @@ def row_id_of(run: Run, prefix: str) -> str:
     }
     if len(ids) != 1:
         found = "no row has" if not ids else f"{len(ids)} rows have, such as {min(ids)} and {max(ids)},"
-        raise BadInput(f"--row {prefix}: {found} an id that begins so; ids stand in the shards and in --rejected")
+        shown = f"`understudy data {run.loaded.path}` shows some"
+        raise BadInput(f"--row {prefix}: {found} an id that begins so; {shown}")
     return str(ids.pop())
 
 
-def lineage(run: Run, prefix: str) -> list[Step]:
-    """What happened to a row, in order."""
-    name = row_id_of(run, prefix)
-    steps: list[Step] = []
-    source: Source | None = None
-    for stage, artifact in finished(run).items():
-        for lost in artifact.rows("rejected"):
-            if lost["id"] == name:
-                steps.append(Step(stage, f"rejected: {lost['reason']} ({lost['evidence']})"))
-        for lost in artifact.rows("failed"):
-            if lost["id"] == name:
-                steps.append(Step(stage, f"failed: {lost['class']} ({lost['message']})"))
-        for kept in read_sources(artifact):
-            if kept.id == name:
-                steps += _root(run, kept) if source is None else []
-                source = kept
-                steps += list(_kept(run, stage, artifact, kept))
-    return steps
+def _find(stage: str, artifact: Artifact, name: str) -> Source | Example | None:
+    """The row as a stage left it; an example where a teacher labelled it."""
+    found = next((row for row in read_sources(artifact) if row.id == name), None)
+    if found is None or stage == "generate":
+        return found
+    return next(row for row in read_examples(artifact, found.side) if row.id == name)
 
 
-def _root(run: Run, row: Source) -> list[Step]:
+def _lost(artifact: Artifact, name: str) -> str | None:
+    """Why a stage left it out."""
+    for row in artifact.rows("rejected"):
+        if row["id"] == name:
+            return f"rejected: {row['reason']} ({row['evidence']})"
+    for row in artifact.rows("failed"):
+        if row["id"] == name:
+            return f"failed: {row['class']} ({row['message']})"
+    return None
+
+
+def _root(run: Run, row: Source | Example) -> Step:
     """The seed, document or input that a row descends from."""
     said = f"{row.root}, on the side {row.side}"
     if row.origin == "unlabeled":
-        return [Step("root", f"{said}: an input of {run.recipe.task.unlabeled and run.recipe.task.unlabeled.path}")]
+        path = run.recipe.task.unlabeled and run.recipe.task.unlabeled.path
+        return Step("root", f"{said}, an input of {path}: {row.input}")
     if seed := next((seed for seed in read_seeds(run) if seed.root == row.root), None):
-        return [Step("root", f"{said}, a seed: {seed.input[:200]}")]
+        return Step("root", f"{said}, a seed: {seed.input}")
     passages = chain.from_iterable(passages_of(run).values())
     if passage := next((passage for passage in passages if passage.root == row.root), None):
-        return [Step("root", f"{said}, a document that begins: {passage.text[:200]}")]
-    return [Step("root", said)]
+        return Step("root", f"{said}, a document that begins: {passage.text}")
+    return Step("root", said)
 
 
-def _kept(run: Run, stage: str, artifact: Artifact, row: Source) -> Iterator[Step]:
+def _answers(run: Run, stage: str, name: str, row: Source | Example | None) -> Iterator[str]:
+    """What teachers said about a row in a stage, as far as the ledger has it."""
     if stage == "generate":
-        wanted = f" for '{row.output}'" if row.output else ""
-        yield Step(stage, f"written by {row.strategy}{wanted}: {row.input}")
-    elif stage == "label":
-        for draw, answer in enumerate(_answers(run, row)):
-            yield Step(stage, f"answer {draw + 1} of {run.recipe.teacher_of('label')}: {answer.text[:200]}")
-        example = next(one for one in read_examples(artifact, row.side) if one.id == row.id)
-        sure = f", probability {example.probs[example.output]:.3f}" if example.probs else ""
-        votes = f", {example.agreement:.0%} of the answers agree" if example.agreement is not None else ""
-        yield Step(stage, f"labelled: {example.output}{sure}{votes}")
-    else:
-        yield Step(stage, f"kept, on the side {row.side}")
-        for key, (_, trained) in artifacts(run).items():
-            if key.startswith("train:") and trained.manifest() and row.side in ("train", "validation"):
-                verb = "learnt" if row.side == "train" else "chosen by it, among others"
-                yield Step(key, f"{verb}: {trained.path}")
+        teacher = run.recipe.teacher_of("generate")
+        for said in _written(run, teacher, name):
+            yield f"{teacher} wrote: {said.text}"
+    elif stage == "label" and row is not None:
+        teacher = run.recipe.teacher_of("label")
+        for draw, said in enumerate(_labelled(run, teacher, row), 1):
+            yield f"answer {draw} of {teacher}: {said.text}"
+    elif (judge := run.recipe.curate.judge) and isinstance(row, Example) and row.side != "test":
+        score = _unasked(run, judge.teacher, AskRubric()(run, row))
+        if isinstance(score, int):
+            yield f"{judge.teacher} as judge: {score} of 5"
 
 
-def _answers(run: Run, row: Source) -> list[Answer]:
-    """What the labelling teacher said to a row, as far as the ledger has it; nobody is asked."""
+def _written(run: Run, teacher: str, name: str) -> list[Answer]:
+    stage = run.recipe.generate
+    assert stage is not None
+    candidates = read_candidates(run)
+    numbers = range(int(2 * stage.ceiling * stage.rows))  # topping up passes over the numbers of full slices
+    candidate = next((made for made in map(candidates.__getitem__, numbers) if made.id == name), None)
+    if candidate is None:
+        return []
+    _, exchanges = _unasked(run, teacher, AskAloud()(run, candidate))
+    return [each.said for each in exchanges if isinstance(each.said, Answer)]
+
+
+def _labelled(run: Run, teacher: str, row: Source | Example) -> list[Answer]:
     labeler = run.labeler()
-    teacher = run.teacher(run.recipe.teacher_of("label"))
-    teacher.asking = False
+    source = Source(row.id, row.input, row.root, row.side, row.origin)
 
     async def read() -> list[Answer]:
         draws = range(labeler.samples + labeler.retries)
-        return [said for draw in draws if isinstance(said := await labeler.ask(row, draw), Answer)]
+        return [said for draw in draws if isinstance(said := await labeler.ask(source, draw), Answer)]
 
+    return _unasked(run, teacher, read())
+
+
+def _unasked(run: Run, name: str, asking: Coroutine[Any, Any, Said]) -> Said:
+    """What comes of asking a teacher who is not asked: what the ledger has."""
+    teacher = run.teacher(name)
+    teacher.asking = False
     try:
-        return asyncio.run(read())
+        return asyncio.run(asking)
     finally:
         teacher.asking = True
 
 
-def near(run: Run, text: str, least: float) -> list[tuple[float, str, str, str]]:
-    """Rows of the label stage that are like a text, or like the row with that id, the likest first.
+def _became(stage: str, row: Source | Example | None) -> str:
+    """What a stage made of a row that it kept."""
+    assert row is not None
+    if stage == "generate":
+        wanted = f" for '{row.output}'" if row.output else ""
+        return f"written by {row.strategy}{wanted}: {row.input}"
+    if stage == "curate" or not isinstance(row, Example):
+        return f"kept, on the side {row.side}"
+    sure = f", probability {row.probs[row.output]:.3f}" if row.probs else ""
+    votes = f", {row.agreement:.0%} of the answers agree" if row.agreement is not None else ""
+    return f"labelled: {row.output}{sure}{votes}"
 
-    Returns:
-        Similarity (Jaccard, of words and pairs of words, as curate's), id, side and input.
-    """
-    rows = list(read_sources(list(finished(run).values())[-1]))
-    same = [row for row in rows if row.id == text]
-    wanted = shingles(fold(same[0].input if same else text))
-    likeness = ((similarity(wanted, shingles(fold(row.input))), row.id, row.side, row.input) for row in rows)
-    return sorted((one for one in likeness if one[0] >= least and one[1] != text), reverse=True)
+
+def _learnt(run: Run, row: Source | Example) -> list[Step]:
+    """The students that read a row while they were trained."""
+    verbs = {"train": "learnt", "validation": "chosen by it, among others"}
+    trained = {key: artifact for key, (_, artifact) in artifacts(run).items() if key.startswith("train:")}
+    done = {key: artifact.path for key, artifact in trained.items() if artifact.manifest()}
+    if row.side in verbs:
+        return [Step(key, f"{verbs[row.side]}: {path}") for key, path in done.items()]
+    return [Step(key, f"not read in training: {path}") for key, path in done.items()]

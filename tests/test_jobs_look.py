@@ -19,12 +19,16 @@ from understudy.data.lock import Lock
 from understudy.data.storage import LocalStorage
 from understudy.jobs.cli import cli
 from understudy.pipeline.accounts import books
-from understudy.pipeline.lineage import lineage, near
+from understudy.pipeline.examples import read_sources
+from understudy.pipeline.generate import read_seeds
+from understudy.pipeline.lineage import lineage
+from understudy.pipeline.overview import near
 from understudy.teachers.recorded import spent_before
 
-from .endpoint import Endpoint
+from .endpoint import Endpoint, Reply, says
 from .test_data_pii import everything_under
-from .test_pipeline_stages import TEXTS, Job, job, labels, team
+from .test_pipeline_curate import is_rubric
+from .test_pipeline_stages import TEXTS, Job, asked, fresh, job, labels, team, writer
 
 PERSON = "Jo Example"
 
@@ -65,6 +69,30 @@ def test_an_overview_counts_what_the_shards_hold(made, capsys):
     assert "  origin: unlabeled 31" in said
 
 
+def test_an_overview_shows_rows_to_look_at_further(made, capsys):
+    command("data", *recipe(made), "-n", 3, "--json")
+
+    shown = capsys.readouterr()
+    label, curate, *rows = [json.loads(line) for line in shown.out.splitlines()]
+    assert (label["stage"], curate["stage"]) == ("label", "curate")
+    assert sum(curate["by"]["side"].values()) == curate["counts"]["accepted"] == 31
+    assert [row["id"] for row in rows] == sorted(row.id for row in made.rows("curate"))[:3]
+    for row in rows:
+        assert f"{row['id']}  {row['side']}" in shown.err
+        assert row["input"] in shown.err
+
+
+def test_no_row_moves_the_cursor_or_turns_a_line_round(tmp_path, endpoint, capsys):
+    made = job(tmp_path, endpoint, [*TEXTS[:30], "one \x1b[2J and \u202e two"])
+    made.run("label")
+    command("data", *recipe(made), "--near", "one and two", "--json")
+
+    shown = capsys.readouterr()
+    assert "one \\x1b[2J and \\u202e two" in shown.err
+    [event] = [json.loads(line) for line in shown.out.splitlines()]
+    assert event["input"] == "one \x1b[2J and \u202e two"
+
+
 def test_rejected_rows_are_shown_with_their_evidence(made, capsys):
     [reason] = made.artifact("curate").manifest()["rows"]["rejected"]
     command("data", *recipe(made), "--rejected", reason, "--json")
@@ -84,10 +112,55 @@ def test_a_row_is_followed_from_its_root_to_where_it_went(made):
         steps = [(step.stage, step.what) for step in lineage(run, kept.id[:10])]
 
     assert steps == [
-        ("root", f"{kept.root}, on the side train: an input of pool.jsonl"),
+        ("root", f"{kept.root}, on the side train, an input of pool.jsonl: {kept.input}"),
         ("label", f"answer 1 of lead: {team(kept.input)}"),
         ("label", f"labelled: {kept.output}"),
         ("curate", "kept, on the side train"),
+    ]
+
+
+def test_a_written_row_is_followed_from_its_seed_through_every_teacher(tmp_path):
+    def reply(body: dict) -> Reply:
+        if is_rubric(body):
+            return says("5")
+        return labels(body) if "seed" not in body else fresh(body)
+
+    with Endpoint(then=reply) as serving:
+        rubric = {"teacher": "lead", "rubric": "The team is right.", "minimum": 4}
+        made = writer(tmp_path, serving, 30, curate={"judge": rubric})
+        made.run("curate")
+        kept = next(row for row in made.rows("curate") if row.side == "train")
+        requests = len(serving.requests)
+        with made.opened() as run:
+            seed = next(seed for seed in read_seeds(run) if seed.root == kept.root)
+            steps = [(step.stage, step.what) for step in lineage(run, kept.id)]
+            assert len(serving.requests) == requests, "nobody is asked"
+
+    wanted = next(row.output for row in read_sources(made.artifact("generate")) if row.id == kept.id)
+    assert steps == [
+        ("root", f"{kept.root}, on the side train, a seed: {seed.input}"),
+        ("generate", f"lead wrote: Input: {kept.input}"),
+        ("generate", f"written by self-instruct for '{wanted}': {kept.input}"),
+        ("label", f"answer 1 of lead: {kept.output}"),
+        ("label", f"labelled: {kept.output}"),
+        ("curate", "lead as judge: 5 of 5"),
+        ("curate", "kept, on the side train"),
+    ]
+
+
+def test_an_input_without_a_label_is_followed_too(tmp_path):
+    with Endpoint(then=lambda body: says("no idea") if asked(body) == TEXTS[3] else labels(body)) as serving:
+        made = job(tmp_path, serving, TEXTS[:30], max_failed=1, label={"retries": 1})
+        made.run("label")
+        [lost] = made.artifact("label").rows("rejected")
+        with made.opened() as run:
+            steps = [(step.stage, step.what) for step in lineage(run, lost["id"])]
+
+    assert steps[0][1].endswith(f", an input of pool.jsonl: {TEXTS[3]}")
+    assert steps[1:] == [
+        ("label", "answer 1 of lead: no idea"),
+        ("label", "answer 2 of lead: no idea"),
+        ("label", f"rejected: {lost['reason']} ({lost['evidence']})"),
     ]
 
 
@@ -115,8 +188,16 @@ def test_what_is_alike_is_found_by_text_and_by_id(made, capsys):
     with made.opened() as run:
         found = near(run, name, 0.3)
         text = near(run, asked, 0.3)
-    assert found == [one for one in text if one[1] != name]
-    assert [one[0] for one in found] == sorted((one[0] for one in found), reverse=True)
+    assert found == [one for one in text if one.id != name]
+    assert [one.similarity for one in found] == sorted((one.similarity for one in found), reverse=True)
+
+
+def test_what_curate_dropped_as_a_copy_is_found_beside_what_it_kept(made):
+    [lost] = made.artifact("curate").rows("rejected")
+    with made.opened() as run:
+        copies = near(run, TEXTS[0], 1.0)
+    assert {copy.id: copy.became for copy in copies}[lost["id"]] == lost["reason"]
+    assert sorted(copy.input for copy in copies) == [TEXTS[0].upper(), TEXTS[0]]
 
 
 def test_before_any_row_is_written_it_is_one_line(tmp_path, endpoint):
