@@ -205,16 +205,20 @@ def forget(root: Path | None, events: bool, match: str, regex: bool, yes: bool) 
             ledger.check_idle()
         with reporter.track("forget", None, "answers and files") as tracker:
             places = find(storage, ledger, matches, tracker.advance)
-        inputs = list(inputs_with(storage, matches))
+        inputs = inputs_with(storage, matches)
         reporter.say(f"ledger: {places.records} answers")
         for folder, why in sorted(places.stages.items()):
             reporter.say(f"{folder}: {why}")
-        for line in [*places.files, *inputs]:
-            reporter.say(line)
+        for file in places.files:
+            reporter.say(file)
+        for file in inputs.holding:
+            reporter.say(f"{file}: your own input, not changed")
+        for line in inputs.unread:
+            reporter.say(f"not looked through: {line}")
         if yes:
             erase(storage, ledger, matches, places)
-        reporter.event("forget", **asdict(places), inputs=inputs, erased=yes)
-        reporter.say(_next(places, bool(inputs), yes))
+        reporter.event("forget", **asdict(places), inputs=asdict(inputs), erased=yes)
+        reporter.say(_next(places, bool(inputs.holding), yes))
     return 0
 
 
@@ -238,7 +242,7 @@ def _next(places: Places, inputs: bool, erased: bool) -> str:
     """What the user has to do now."""
     students = sum(folder.startswith(("stages/train-", "stages/curve-")) for folder in places.stages)
     again = f"; {students} folders of students learnt from it and are trained again by the next run" if students else ""
-    own = "; change your own inputs first, or the next run asks about it again" if inputs else ""
+    own = "; change your own inputs, or the next run asks about it again" if inputs else ""
     if not places:
         return f"it stands nowhere under this root{own}"
     if not erased:

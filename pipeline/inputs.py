@@ -4,46 +4,58 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from ..data.errors import BadInput
 from ..data.forgetting import Matches, texts
 from ..data.sources import HUB, expand
 from ..data.storage import Storage
 from .notes import jobs, read_note
-from .recipe import JobRecipe, LoadedRecipe, load_recipe
+from .recipe import LoadedRecipe, load_recipe
 from .strategies.kinds import Documents
 
 
-def inputs_with(storage: Storage, matches: Matches) -> Iterator[str]:
-    """Files outside the root that hold a text, and what could not be looked through, a line each."""
+@dataclass(frozen=True)
+class Inputs:
+    """What stands outside the root."""
+
+    holding: list[str]
+    """Files that hold the text."""
+    unread: list[str]
+    """What could not be looked through, and why."""
+
+
+def inputs_with(storage: Storage, matches: Matches) -> Inputs:
+    """Look through every file that the last run of a job reads rows, texts or words from."""
+    holding: dict[str, None] = {}
+    unread: list[str] = []
     for job in jobs(storage):
         note = read_note(storage, job)
         if note is None:
-            yield f"{job}: where its recipe stands is not known; look through its inputs yourself"
+            unread.append(f"{job}: where its recipe stands is not known")
             continue
         try:
             loaded = load_recipe(note.recipe, [f"{key}={json.dumps(value)}" for key, value in note.set.items()])
         except BadInput as error:
-            yield f"{job}: inputs not looked through: {error}"
+            unread.append(f"{job}: {error}")
             continue
-        yield from _holding(loaded, matches)
+        for key, path in _named(loaded):
+            if path.startswith(HUB):
+                unread.append(f"{job}: {path}, which is a hub's")
+                continue
+            try:
+                files = expand(path, loaded.folder, key)
+                holding |= dict.fromkeys(str(file) for file in files if any(map(matches, texts(file))))
+            except BadInput as error:
+                unread.append(f"{job}: {error}")
+    return Inputs(list(holding), unread)
 
 
-def _holding(loaded: LoadedRecipe, matches: Matches) -> Iterator[str]:
-    for key, path in [("recipe", str(loaded.path)), *_named(loaded.recipe)]:
-        if path.startswith(HUB):
-            yield f"{path}: a hub's, not looked through"
-            continue
-        try:
-            files = expand(path, loaded.folder, key)
-            yield from (f"{file}: your own input, not changed" for file in files if any(map(matches, texts(file))))
-        except BadInput as error:
-            yield f"not looked through: {error}"
-
-
-def _named(recipe: JobRecipe) -> Iterator[tuple[str, str]]:
-    """What a recipe reads rows, texts and words from, by field."""
+def _named(loaded: LoadedRecipe) -> Iterator[tuple[str, str]]:
+    """Fields with the path or pattern in each."""
+    recipe = loaded.recipe
     task, curate = recipe.task, recipe.curate
+    yield "recipe", str(loaded.path)
     if task.unlabeled is not None:
         yield "task.unlabeled", task.unlabeled.path
     if task.seeds is not None:

@@ -106,6 +106,19 @@ def test_rejected_rows_are_shown_with_their_evidence(made, capsys):
     assert str(caught.value) == f"--rejected size: no row was; rows were for: {reason}"
 
 
+def test_students_that_read_a_row_are_named(made):
+    made.fields["student"] = {"init": {"kind": "dense", "parameters": "0.3M"}}
+    student = made.artifact("train:student")
+    student.folder.mkdir()
+    (student.folder / "manifest.json").write_text(json.dumps({"summary": "trained, for all that data knows"}))
+    sides = {row.side: row.id for row in made.rows("curate")}
+    said = {"train": "learnt", "validation": "chosen by it, among others", "test": "not read in training"}
+    with made.opened() as run:
+        for side in sides.keys() & said.keys():
+            last = lineage(run, sides[side])[-1]
+            assert (last.stage, last.what) == ("train:student", f"{said[side]}: {student.path}")
+
+
 def test_a_row_is_followed_from_its_root_to_where_it_went(made):
     kept = next(row for row in made.rows("curate") if row.side == "train" and row.input.startswith("message"))
     with made.opened() as run:
@@ -356,14 +369,14 @@ def test_inputs_that_hold_the_text_are_named_and_kept(made, capsys):
 
     said = capsys.readouterr().err
     assert f"{pool}: your own input, not changed\n" in said
-    assert "erased; change your own inputs first, or the next run asks about it again; what is published is not" in said
+    assert "erased; change your own inputs, or the next run asks about it again; what is published is not" in said
     assert PERSON in pool.read_text()
     pool.unlink()
     command("ledger", "forget", "--root", root, "--match", PERSON)
-    assert f"not looked through: task.unlabeled: {pool}: no such file" in capsys.readouterr().err
+    assert f"not looked through: t: task.unlabeled: {pool}: no such file" in capsys.readouterr().err
     (made.folder / "recipe.yaml").unlink()
     command("ledger", "forget", "--root", root, "--match", PERSON)
-    assert f"t: inputs not looked through: {made.folder / 'recipe.yaml'}: " in capsys.readouterr().err
+    assert f"not looked through: t: {made.folder / 'recipe.yaml'}: " in capsys.readouterr().err
 
 
 def test_an_accent_is_found_however_unicode_spells_it(tmp_path, endpoint, capsys):
