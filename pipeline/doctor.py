@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from itertools import islice
-from typing import Any, Literal
+from typing import Literal
 
 from ..data.errors import UnderstudyError
 from ..data.filters import Language
@@ -133,10 +133,8 @@ def _student(run: Run, name: str, student: StudentRecipe) -> Iterator[Finding]:
     yield _sound(what, partial(refuse_what_does_not_fit, run, name))
     if isinstance(student.init, Hub):
         yield _sound(f"{what}, tokens", partial(_vocabulary, run, student.init))
-        yield _sound(f"{what}, lengths", partial(_lengths, run, student, begun_from(run, student.init).tokenizer()))
-    elif isinstance(student.init, Dense) and student.init.tokenizer == "teacher":
-        tokenizer = run.tokenizer(run.recipe.teacher_of("label"))
-        yield _sound(f"{what}, lengths", partial(_lengths, run, student, tokenizer))
+    if isinstance(student.init, Hub) or (isinstance(student.init, Dense) and student.init.tokenizer == "teacher"):
+        yield _sound(f"{what}, lengths", partial(_lengths, run, student))
 
 
 def _vocabulary(run: Run, init: Hub) -> str:
@@ -150,8 +148,12 @@ def _vocabulary(run: Run, init: Hub) -> str:
     return "the teacher's tokens: methods sft and topk"
 
 
-def _lengths(run: Run, student: StudentRecipe, tokenizer: Any) -> Finding | str:
-    """How many inputs lose their end at `max_length`."""
+def _lengths(run: Run, student: StudentRecipe) -> Finding | str:
+    """How many inputs lose their end at `max_length`, where the tokenizer is there before the training rows are."""
+    if isinstance(student.init, Hub):
+        tokenizer = begun_from(run, student.init).tokenizer()
+    else:
+        tokenizer = run.tokenizer(run.recipe.teacher_of("label"))
     texts = [source.input for source in islice(run.unlabeled(), _LOOKED_AT)]
     if not texts:
         return "no input to measure yet"

@@ -137,16 +137,13 @@ def refuse_what_does_not_fit(run: Run, name: str) -> str:
     """What training a student will take in memory, in words.
 
     Raises:
-        BadInput: it is more than there is.
+        BadInput: it is more than there is, or the model that the student begins as cannot be loaded.
+        TeacherUnreachable: the hub does not answer for that model.
     """
-    from ..students.memory import available, needed, parameters_of
+    from ..students.memory import available, needed
 
     init = run.recipe.students[name].init
-    if isinstance(init, Hub):
-        where = f"students.{name}.init.model"
-        parameters = parameters_of(find_model(init.model, run.folder, where), init.revision)
-    else:
-        parameters = count(init.parameters)
+    parameters = begun_from(run, init).parameters() if isinstance(init, Hub) else count(init.parameters)
     wanted, there = needed(parameters), available()
     said = f"{parameters:,} parameters take about {wanted / 1e9:.1f} GB in training, and there are {there / 1e9:.1f}"
     if wanted > there:

@@ -28,14 +28,3 @@ def available() -> int:
         return 1024 * int(lines["MemAvailable"].split()[0])
     except (OSError, KeyError, ValueError):  # not Linux
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def parameters_of(model: Path | str, revision: str) -> int:
-    """Parameters of a model by its configuration alone: nothing of it is loaded, and nothing allocated."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    given = {} if isinstance(model, Path) else {"revision": revision}
-    config = AutoConfig.from_pretrained(model, trust_remote_code=False, **given)
-    with torch.device("meta"):
-        return int(AutoModelForCausalLM.from_config(config).num_parameters())

@@ -51,6 +51,20 @@ def load_tokenizer(source: Path | str, revision: str, where: str) -> Any:
         raise _refusal(error, source, revision, where) from None
 
 
+def load_parameters(source: Path | str, revision: str, where: str) -> int:
+    """Parameters of a model by its configuration alone: nothing of it is loaded, and nothing allocated."""
+    import torch
+    import transformers as hf
+
+    given = {"revision": revision} if isinstance(source, str) else {}
+    try:
+        config = hf.AutoConfig.from_pretrained(source, trust_remote_code=False, **given)
+        with torch.device("meta"):
+            return int(hf.AutoModelForCausalLM.from_config(config).num_parameters())
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise _refusal(error, source, revision, where) from None
+
+
 def _attend_in_groups(model: Any) -> None:
     """For one new token, let heads that share keys ask together, where the library copies the keys for each head.
 

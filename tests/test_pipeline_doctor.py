@@ -137,6 +137,23 @@ def test_tokens_and_lengths_of_a_model_are_told(job):
     assert said.startswith("1 of 2 inputs are longer than max_length = 256; the longest has ")
 
 
+def test_a_model_that_cannot_be_loaded_is_a_finding_like_any_other(job, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    by_bytes().save_pretrained(job / "odd")
+    (job / "odd/config.json").write_text('{"model_type": "no-such-type"}')
+    (job / "odd/model.safetensors").write_bytes(b"never read")
+
+    seen = found(job, "init={kind: hub, model: odd}")
+    absent = found(job, "init={kind: hub, model: org/absent}")
+
+    state, said = seen["student student"]
+    assert (state, said.splitlines()) == ("fix", [said])
+    assert said.startswith(f"init.model = odd: {job}/odd cannot be loaded: ")
+    assert said.endswith("; save the model again")
+    silent = ("fix", "init.model = org/absent: the hub does not answer for org/absent; run again when it does")
+    assert absent["student student"] == absent["student student, lengths"] == silent
+
+
 def test_a_package_that_is_missing_is_named_with_how_to_install_it(job, monkeypatch):
     from understudy.pipeline import doctor as module
 
