@@ -117,7 +117,7 @@ class JobRecipe(Recipe):
                 self._can_be_cut(name, student.init.teacher)
             if isinstance(student.init, Dense) and student.init.tokenizer == "teacher":
                 self._tells_its_tokens("takes the teacher's tokenizer", "students", name, "init", "tokenizer")
-            if student.train.method == ["topk"]:
+            if student.learns_by("topk"):
                 self._tokens_can_be_learnt(name, student)
         self._rows_can_be_judged()
         judged = self.evaluate.student

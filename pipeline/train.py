@@ -23,7 +23,7 @@ from .tokens import differing
 if TYPE_CHECKING:
     from ..students.cut import Larger
     from ..students.hub import Pretrained
-    from ..students.weights import Source, TrainingRows
+    from ..students.weights import Learnt, Source, TrainingRows
 
 VERSION = 2
 
@@ -45,7 +45,7 @@ def train(run: Run, artifact: Artifact, curated: Artifact, name: str) -> Outcome
             f"students.{name}.train.labels = 'soft', but the teacher gave no probabilities; set label.logprobs or "
             "label.samples above 1, or use labels: auto"
         )
-    if student.train.method == ["topk"]:
+    if student.learns_by("topk"):
         _check_vocabulary(run, student, f"students.{name}")
     trained: list[dict[str, Any]] = []
     for seed in student.train.seeds:
@@ -63,7 +63,36 @@ def train(run: Run, artifact: Artifact, curated: Artifact, name: str) -> Outcome
 def train_one(
     run: Run, student: StudentRecipe, rows: TrainingRows, folder: Path, seed: int, title: str
 ) -> dict[str, Any]:
-    """One training, shown while it goes on; what `train_student` returns, without infinities."""
+    """One training, method after method, shown while it goes on.
+
+    Returns:
+        What `train_student` says of the last method, without infinities, with the seconds of all; and under `methods`
+        what it says of each, where there are several.
+    """
+    phases, source = student.phases(), _loads_source(run, student)
+    learnt: list[dict[str, Any]] = []
+    for place, phase in enumerate(phases):
+        method = phase.train.method[0].kind
+        last = place + 1 == len(phases)
+        into = folder if last else folder / "work" / f"{place}-{method}"
+        learnt.append(_learn(run, phase, rows, into, seed, title if len(phases) == 1 else f"{title}: {method}", source))
+        source = partial(_learnt, into)
+    if len(learnt) == 1:
+        return learnt[0]
+    seconds = round(sum(result["seconds"] for result in learnt), 1)
+    methods = [{"method": phase.train.method[0].kind, **done} for phase, done in zip(phases, learnt, strict=True)]
+    return {**learnt[-1], "seconds": seconds, "methods": methods}
+
+
+def _learn(
+    run: Run,
+    phase: StudentRecipe,
+    rows: TrainingRows,
+    folder: Path,
+    seed: int,
+    title: str,
+    source: Callable[[], Source] | None,
+) -> dict[str, Any]:
     from ..students.trainer import train_student
 
     with run.reporter.track(title, None, "steps") as tracker:
@@ -72,7 +101,7 @@ def train_one(
             tracker.expect(steps)
             tracker.advance(lambda: detail, to=step)
 
-        result = train_student(student, rows, folder, seed, show, _loads_source(run, student))
+        result = train_student(phase, rows, folder, seed, show, source)
     loss = result["validation_loss"]
     return {**result, "validation_loss": loss if math.isfinite(loss) else None}
 
@@ -90,6 +119,13 @@ def _loads_source(run: Run, student: StudentRecipe) -> Callable[[], Source] | No
     if isinstance(student.init, Dense) and student.init.tokenizer == "teacher":
         return partial(_reads_alike, run, run.recipe.teacher_of("label"))
     return partial(_larger, run, student.init.teacher) if isinstance(student.init, Layers) else None
+
+
+def _learnt(folder: Path) -> Learnt:
+    """The student as an earlier method left it."""
+    from ..students.weights import Learnt
+
+    return Learnt(folder)
 
 
 def _larger(run: Run, teacher: str) -> Larger:

@@ -41,6 +41,10 @@ def _dense_unless_said(init: Any) -> Any:
     return {"kind": "dense", **init} if isinstance(init, Mapping) and "kind" not in init else init
 
 
+def _name_alone_will_do(method: Any) -> Any:
+    return {"kind": method} if isinstance(method, str) else method
+
+
 class Dense(Recipe):
     """A decoder from scratch: Qwen3 architecture, tied embeddings, byte-level BPE trained on the run's rows."""
 
@@ -100,12 +104,39 @@ class Hub(Recipe):
     revision: str = "main"
 
 
+class Method(Recipe):
+    """One way to learn from a teacher; what it leaves open is as the student's `train` has it."""
+
+    epochs: int | None = Field(None, gt=0)
+    """Passes over the rows."""
+
+    learning_rate: float | None = Field(None, gt=0)
+    """Peak of the schedule."""
+
+
+class Sft(Method):
+    """Fine-tuning on the teacher's answers."""
+
+    kind: Literal["sft"] = "sft"
+
+
+class TopK(Method):
+    """On the teacher's likeliest tokens at each position of its answers.
+
+    The label stage keeps them where label.logprobs says how many; the student must read the teacher's tokens.
+    """
+
+    kind: Literal["topk"]
+
+
+AnyMethod = Annotated[Sft | TopK, Field(discriminator="kind"), BeforeValidator(_name_alone_will_do)]
+
+
 class Train(Recipe):
     """How a student learns."""
 
-    method: list[Literal["sft", "topk"]] = Field(["sft"], min_length=1, max_length=1)
-    """`sft`: fine-tuning on the teacher's answers. `topk`: on its likeliest tokens at each position of them, which the
-    label stage keeps where label.logprobs says how many; the student must read the teacher's tokens."""
+    method: list[AnyMethod] = Field([Sft()], min_length=1)
+    """Ways to learn, one after the other: each goes on from where the one before it ended."""
 
     labels: Literal["auto", "soft", "hard"] = "auto"
     """Closed labels: the teacher's probabilities where it gave them (auto), always, or its first answer only."""
@@ -139,6 +170,18 @@ class StudentRecipe(Recipe):
 
     init: Annotated[Dense | Layers | Hub, Field(discriminator="kind"), BeforeValidator(_dense_unless_said)] = Dense()
     train: Train = Train()
+
+    def phases(self) -> list[StudentRecipe]:
+        """The student with each of its methods alone, in their order."""
+        return [self._learning(method) for method in self.train.method]
+
+    def _learning(self, method: Method) -> StudentRecipe:
+        own = {name: value for name in ("epochs", "learning_rate") if (value := getattr(method, name)) is not None}
+        return self.model_copy(update={"train": self.train.model_copy(update={"method": [method], **own})})
+
+    def learns_by(self, kind: str) -> bool:
+        """Whether a method of this kind is among its methods."""
+        return any(method.kind == kind for method in self.train.method)
 
     @model_validator(mode="before")
     @classmethod

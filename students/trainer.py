@@ -27,10 +27,9 @@ from ..data.errors import NotEnoughData
 from .batches import IGNORED, Clock, Collator, LengthOrder, Noise, encode
 from .config import UNTRAINED, Hub, StudentRecipe, Train
 from .cut import Larger
-from .shortcut import last_states
+from .objectives import Objective, SayAnswer, SayLabel, SayLikeliest, forward_is
 from .tokenizer import label_tokens, save_tokenizer
-from .topk import topk_loss
-from .weights import Source, TrainingRows, first_weights, keep_untrained
+from .weights import Learnt, Source, TrainingRows, first_weights, keep_untrained
 
 CHECKPOINTS = 8
 """Checkpoints over a training: what a kill can cost is an eighth of it."""
@@ -52,7 +51,9 @@ def train_student(
     """Train one student into ``folder``; goes on from its last checkpoint, and is a no-op on a finished one.
 
     Args:
-        source: loads the model that a student of kind `layers` is cut from, or that one of kind `hub` begins as.
+        student: with one method; `phases` are its methods one by one.
+        source: loads the model that a student of kind `layers` is cut from, or that one of kind `hub` begins as, or
+            finds the folder that an earlier method left it in.
 
     Returns:
         validation_agreement (0 to 100), validation_loss (nats), parameters, bytes, vocabulary, steps, seconds.
@@ -72,7 +73,8 @@ def train_student(
     set_seed(seed)
     begun = source() if source else None
     tokenizer, model = first_weights(student.init, rows, seed, work / "tokenizer", begun)
-    keep_untrained(model, tokenizer, folder.parent / UNTRAINED)
+    if not isinstance(begun, Learnt):
+        keep_untrained(model, tokenizer, folder.parent / UNTRAINED)
     soft = bool(rows.labels) and student.train.labels != "hard"
     train_rows = encode(
         rows.train,
@@ -82,7 +84,7 @@ def train_student(
         max_length=student.train.max_length,
         cache=work / "train.arrow",
         states=begun.states if isinstance(begun, Larger) and rows.only_labels else None,
-        topk=student.train.method == ["topk"],
+        topk=student.learns_by("topk"),
     )
     del begun  # training needs the memory
     if len(train_rows) == 0:
@@ -94,7 +96,6 @@ def train_student(
     noise = Noise(tokenizer, rows.labels, student.train.noise) if rows.labels and student.train.noise else None
     trainer = _StudentTrainer(
         order=LengthOrder(train_rows, student.train.batch, seed, clock),
-        labels=label_tokens(tokenizer, rows.labels),
         student=student,
         model=model,
         args=_arguments(student.train, work, seed, len(train_rows)),
@@ -104,11 +105,13 @@ def train_student(
         callbacks=[_Show(show)],
     )
     trainer.remove_callback(PrinterCallback)
-    with nullcontext() if isinstance(student.init, Hub) else _as_ours(model, student.train.dropout):
+    plainly = nullcontext() if isinstance(student.init, Hub) else _as_ours(model, student.train.dropout)
+    objective = _objective(student, label_tokens(tokenizer, rows.labels))
+    with plainly, forward_is(objective, model):
         trainer.train(resume_from_checkpoint=_last_checkpoint(work))
     if trainer.aux_loss_enabled:
         model.config.output_router_logits = False  # wanted in training alone: with a cache it ends in an error
-    agreement, loss = validate(model, tokenizer, rows, student.train, work)
+    agreement, loss = validate(model, tokenizer, rows, student, work)
     model.save_pretrained(folder)
     save_tokenizer(tokenizer, folder)
     result = {
@@ -129,7 +132,7 @@ def validate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     rows: TrainingRows,
-    recipe: Train,
+    student: StudentRecipe,
     work: Path,
 ) -> tuple[float, float]:
     """Share of answer tokens (closed labels: of answers) predicted as given, 0 to 100, and the mean loss in nats.
@@ -141,9 +144,9 @@ def validate(
         tokenizer,
         rows.labels,
         soft=False,
-        max_length=recipe.max_length,
+        max_length=student.train.max_length,
         cache=work / "validation.arrow",
-        topk=recipe.method == ["topk"],
+        topk=student.learns_by("topk"),
     )
     if len(held_out) == 0:
         return 0.0, math.inf
@@ -152,8 +155,8 @@ def validate(
     hits, loss, tokens = 0, 0.0, 0
     model.eval()
     with torch.inference_mode():
-        for start in range(0, len(held_out), recipe.batch):
-            batch = collate(list(held_out.select(range(start, min(start + recipe.batch, len(held_out))))))
+        for start in range(0, len(held_out), student.train.batch):
+            batch = collate(list(held_out.select(range(start, min(start + student.train.batch, len(held_out))))))
             batch = {name: value.to(model.device) for name, value in batch.items()}
             targets = batch.pop("targets")
             logits = model(**batch, logits_to_keep=targets.shape[1], use_cache=False).logits.float()
@@ -167,11 +170,10 @@ def validate(
 
 
 class _StudentTrainer(SFTTrainer):  # type: ignore[misc]
-    """The seam: our order of rows, our loss, our optimizer."""
+    """The seam: our order of rows, our optimizer, and a loss that the model's forward pass returns."""
 
-    def __init__(self, *, order: LengthOrder, labels: list[int], student: StudentRecipe, **given: Any) -> None:
+    def __init__(self, *, order: LengthOrder, student: StudentRecipe, **given: Any) -> None:
         self._order = order
-        self._labels = torch.tensor(labels)
         self._recipe = student.train
         self._ours = not isinstance(student.init, Hub)
         super().__init__(**given)
@@ -200,59 +202,15 @@ class _StudentTrainer(SFTTrainer):  # type: ignore[misc]
     def compute_loss(
         self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any
     ) -> torch.Tensor:
-        targets, probs, wanted = inputs.pop("targets"), inputs.pop("probs", None), inputs.pop("state", None)
-        best = (inputs.pop("top_ids"), inputs.pop("top_logps")) if "top_ids" in inputs else None
-        keep = targets.shape[1]
-        with torch.autocast(targets.device.type, torch.bfloat16, enabled=self.args.bf16):
-            if best is not None:
-                states = model.get_decoder()(**inputs, use_cache=False).last_hidden_state[:, -keep:]
-                there = targets != IGNORED
-                head = model.get_output_embeddings().weight
-                return topk_loss(states[there], head, best[0][there], best[1][there])
-            if not self._ours:
-                said = model(**inputs, use_cache=False, logits_to_keep=keep)
-                loss = answer_loss(said.logits, targets, probs, self._labels.to(targets.device))
-                return loss + self.router_aux_loss_coef * said.aux_loss if self.aux_loss_enabled else loss
-            if len(self._labels) and keep == 2:
-                states = last_states(model, keep=keep, **inputs)
-            else:
-                states = model.model(**inputs, use_cache=False).last_hidden_state[:, -keep:]
-            logits = model.lm_head(states)
-        loss = answer_loss(logits, targets, probs, self._labels.to(logits.device))
-        return loss if wanted is None else loss + state_loss(states[:, 0], wanted)
+        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16):
+            loss: torch.Tensor = model(**inputs)["loss"]
+        return loss
 
 
-def state_loss(states_BD: torch.Tensor, wanted_BD: torch.Tensor) -> torch.Tensor:
-    """Squared error of the state before the answer, as a share of what is wanted: 1 for a student that says nothing.
-
-    Source: Jiao et al. 2020, arXiv:1909.10351 (hidden states say more of a row than the answer alone).
-    """
-    return (states_BD.float() - wanted_BD).square().mean() / wanted_BD.square().mean()
-
-
-def answer_loss(
-    logits_BCV: torch.Tensor, targets_BC: torch.Tensor, probs_BL: torch.Tensor | None, labels_L: torch.Tensor
-) -> torch.Tensor:
-    """Cross-entropy of the answer, over the whole vocabulary; the first token against the teacher's probabilities.
-
-    Shapes: B rows, C answer positions, V vocabulary, L labels.
-
-    Args:
-        targets_BC: token to be said at each position, `IGNORED` for none.
-        probs_BL: probability of each label, summing to 1; None where the answer is the target alone.
-        labels_L: token of each label.
-
-    Returns:
-        Scalar in nats, the mean over answer tokens.
-    Source: Hinton et al. 2015, arXiv:1503.02531 (soft targets, temperature 1).
-    """
-    logits = logits_BCV.float()
-    if probs_BL is None:
-        return functional.cross_entropy(logits.flatten(0, 1), targets_BC.flatten(), ignore_index=IGNORED)
-    logps = functional.log_softmax(logits[:, 0], dim=-1)[:, labels_L]
-    first = -(probs_BL * logps).sum(-1).mean()
-    rest = functional.cross_entropy(logits[:, 1:].flatten(0, 1), targets_BC[:, 1:].flatten(), ignore_index=IGNORED)
-    return (first + rest) / 2
+def _objective(student: StudentRecipe, labels: list[int]) -> Objective:
+    if student.learns_by("topk"):
+        return SayLikeliest()
+    return SayAnswer(labels) if isinstance(student.init, Hub) else SayLabel(labels)
 
 
 @contextmanager

@@ -18,8 +18,16 @@ from .tokenizer import save_tokenizer, train_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-Source = Larger | Pretrained
-"""What a student is cut from, or begins as."""
+
+@dataclass(frozen=True)
+class Learnt:
+    """The student itself, as an earlier method left it in a folder."""
+
+    folder: Path
+
+
+Source = Larger | Pretrained | Learnt
+"""What a student is cut from, begins as, or goes on from."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +56,12 @@ def first_weights(
     Raises:
         BadInput: the source cannot be cut, or cannot be taught.
     """
-    from transformers import PreTrainedTokenizerFast
+    import torch
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+    if isinstance(source, Learnt):
+        model = AutoModelForCausalLM.from_pretrained(source.folder, dtype=torch.float32)
+        return PreTrainedTokenizerFast.from_pretrained(source.folder), model
     if not kept.exists():
         unfinished = kept.with_suffix(".part")
         save_tokenizer(_first_tokenizer(init, rows, source), unfinished)
@@ -60,7 +72,7 @@ def first_weights(
     if isinstance(source, Pretrained):
         return tokenizer, student_model(source, tokenizer, rows.labels)
     assert isinstance(init, Layers), "a student is built, cut or loaded"
-    assert source, "a student of kind layers is cut from a model"
+    assert isinstance(source, Larger), "a student of kind layers is cut from a model"
     measured = [row.input for row in islice(rows.train(), MEASURED)]
     return tokenizer, cut_model(source, tokenizer, init, rows.labels, measured)
 
@@ -78,7 +90,7 @@ def _first_tokenizer(init: Dense | Layers | Hub, rows: TrainingRows, source: Sou
         return student_tokenizer(source, rows.labels)
     assert not isinstance(init, Hub), "a student of kind hub begins as a model"
     most = vocabulary_for(init)
-    if source:
+    if isinstance(source, Larger):
         return cut_tokenizer(source, texts(), most, rows.labels, fold_case=rows.only_labels)
     return train_tokenizer(texts(), most, rows.labels, fold_case=rows.only_labels)
 

@@ -103,6 +103,22 @@ def test_what_the_teacher_told_reaches_the_student(job):
     run.close()
 
 
+@pytest.mark.slow
+def test_each_method_goes_on_from_where_the_one_before_it_ended(job, tmp_path):
+    chain = "train.method=[{kind: sft, epochs: 2}, {kind: sft, learning_rate: 1.0e-9}, topk]"
+    run = opened(job, chain, TOPK[1])
+    run.storage = LocalStorage(tmp_path)
+    learnt = run_stages(run, "train")["train:student"]["summary"]["seeds"][0]
+
+    first, slow, topk = learnt["methods"]
+    assert (first["method"], slow["method"], topk["method"]) == ("sft", "sft", "topk")
+    assert first["steps"] == 2 * slow["steps"] == 2 * topk["steps"], "the student's one epoch where none are its own"
+    assert slow["validation_loss"] == pytest.approx(first["validation_loss"], abs=1e-3), "so slowly nothing changes"
+    assert learnt["validation_loss"] == topk["validation_loss"]
+    assert not (artifacts(run)["train:student"][1].folder / "seed-0" / "work").exists()
+    run.close()
+
+
 def refusal(folder: Path, *overrides: str) -> str:
     with pytest.raises(BadInput) as caught:
         opened(folder, *overrides)

@@ -10,8 +10,9 @@ from understudy.students.batches import render
 from understudy.students.build import build_dense
 from understudy.students.config import Dense, Layers, StudentRecipe, Train
 from understudy.students.cut import Larger, cut_model, cut_tokenizer, fitting, importance
+from understudy.students.objectives import state_loss
 from understudy.students.tokenizer import label_tokens, train_tokenizer
-from understudy.students.trainer import state_loss, train_student
+from understudy.students.trainer import train_student
 from understudy.students.weights import TrainingRows
 
 LABELS = ("delivery", "refund")

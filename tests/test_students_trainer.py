@@ -16,9 +16,10 @@ from understudy.data.rows import Example
 from understudy.students.batches import IGNORED, Clock, Collator, LengthOrder, Noise, encode
 from understudy.students.build import build_dense
 from understudy.students.config import Dense, StudentRecipe, Train
+from understudy.students.objectives import answer_loss
 from understudy.students.shortcut import last_states
 from understudy.students.tokenizer import label_tokens, train_tokenizer
-from understudy.students.trainer import answer_loss, train_student
+from understudy.students.trainer import train_student
 from understudy.students.weights import TrainingRows
 
 LABELS = ("delivery", "refund")

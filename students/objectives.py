@@ -1,0 +1,134 @@
+"""What a student is to get right, one objective for each way to learn; all look alike to the trainer.
+
+An objective takes the place of the model's own forward pass while it trains, so that whatever wraps the model for many
+devices sees one call from a batch to its loss.
+
+Shapes: B rows, T positions, C answer positions kept, K stored tokens, L labels, D hidden width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .batches import IGNORED
+from .shortcut import last_states
+from .topk import topk_loss
+
+Forward = Callable[..., Any]
+
+
+class Objective(Protocol):
+    """From a batch, as `Collator` makes it, to what the student lost on it."""
+
+    def __call__(self, model: Any, forward: Forward, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """`loss`, a scalar in nats to be differentiated, and by name the parts of it that are worth a record.
+
+        Args:
+            forward: the model's own.
+        """
+        ...
+
+
+@contextmanager
+def forward_is(objective: Objective, model: Any) -> Iterator[None]:
+    """Within, a call of the model is a call of the objective; the model's own forward pass is back afterwards."""
+    plain = model.forward
+
+    def lesson(**batch: Tensor) -> dict[str, Tensor]:
+        return objective(model, plain, batch)
+
+    model.forward = lesson
+    try:
+        yield
+    finally:
+        del model.forward  # it hid the method of the class
+
+
+@dataclass(frozen=True)
+class SayAnswer:
+    """The answer, token by token, by any causal model; experts are kept busy alike where the model has some."""
+
+    labels: list[int]
+    """Token of each closed label."""
+
+    def __call__(self, model: Any, forward: Forward, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        targets, probs = batch.pop("targets"), batch.pop("probs", None)
+        said = forward(**batch, use_cache=False, logits_to_keep=targets.shape[1])
+        loss = answer_loss(said.logits, targets, probs, torch.tensor(self.labels, device=targets.device))
+        if getattr(said, "aux_loss", None) is None:
+            return {"loss": loss}
+        return {"loss": loss + model.config.router_aux_loss_coef * said.aux_loss, "experts": said.aux_loss}
+
+
+@dataclass(frozen=True)
+class SayLabel:
+    """The answer of a small Qwen3 model; where it is one token, at less work, and from the hidden state it should have.
+
+    Other answers are learnt in the same pass where rows have both.
+    """
+
+    labels: list[int]
+    """Token of each closed label."""
+
+    def __call__(self, model: Any, forward: Forward, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        targets, probs, wanted = batch.pop("targets"), batch.pop("probs", None), batch.pop("state", None)
+        keep = targets.shape[1]
+        if self.labels and keep == 2:
+            states = last_states(model, keep=keep, **batch)
+        else:
+            states = model.model(**batch, use_cache=False).last_hidden_state[:, -keep:]
+        logits = model.lm_head(states)
+        loss = answer_loss(logits, targets, probs, torch.tensor(self.labels, device=targets.device))
+        if wanted is None:
+            return {"loss": loss}
+        apart = state_loss(states[:, 0], wanted)
+        return {"loss": loss + apart, "state": apart}
+
+
+@dataclass(frozen=True)
+class SayLikeliest:
+    """The teacher's likeliest tokens at every answer position, as `topk_loss` has it."""
+
+    def __call__(self, model: Any, forward: Forward, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        targets, ids, logps = batch.pop("targets"), batch.pop("top_ids"), batch.pop("top_logps")
+        decoder = model.get_decoder()
+        states = decoder(**batch, use_cache=False).last_hidden_state[:, -targets.shape[1] :]
+        there = targets != IGNORED
+        head = model.get_output_embeddings().weight
+        return {"loss": topk_loss(states[there], head, ids[there], logps[there])}
+
+
+def state_loss(states_BD: Tensor, wanted_BD: Tensor) -> Tensor:
+    """Squared error of the state before the answer, as a share of what is wanted: 1 for a student that says nothing.
+
+    Source: Jiao et al. 2020, arXiv:1909.10351 (hidden states say more of a row than the answer alone).
+    """
+    return (states_BD.float() - wanted_BD).square().mean() / wanted_BD.square().mean()
+
+
+def answer_loss(logits_BCV: Tensor, targets_BC: Tensor, probs_BL: Tensor | None, labels_L: Tensor) -> Tensor:
+    """Cross-entropy of the answer, over the whole vocabulary; the first token against the teacher's probabilities.
+
+    Args:
+        targets_BC: token to be said at each position, `IGNORED` for none.
+        probs_BL: probability of each label, summing to 1; None where the answer is the target alone.
+        labels_L: token of each label.
+
+    Returns:
+        Scalar in nats, the mean over answer tokens.
+    Source: Hinton et al. 2015, arXiv:1503.02531 (soft targets, temperature 1).
+    """
+    logits = logits_BCV.float()
+    if probs_BL is None:
+        return functional.cross_entropy(logits.flatten(0, 1), targets_BC.flatten(), ignore_index=IGNORED)
+    logps = functional.log_softmax(logits[:, 0], dim=-1)[:, labels_L]
+    first = -(probs_BL * logps).sum(-1).mean()
+    rest = functional.cross_entropy(logits[:, 1:].flatten(0, 1), targets_BC[:, 1:].flatten(), ignore_index=IGNORED)
+    return (first + rest) / 2
