@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..data.errors import BadInput
 from .batches import IGNORED
 from .shortcut import last_states
 from .topk import topk_loss
@@ -103,6 +104,28 @@ class SayLikeliest:
         there = targets != IGNORED
         head = model.get_output_embeddings().weight
         return {"loss": topk_loss(states[there], head, ids[there], logps[there])}
+
+
+def refuse_another_head(model: Any) -> None:
+    """Refuse a model whose logits are more than its states times its head: `topk_loss` makes them itself.
+
+    Raises:
+        BadInput: they are soft-capped, scaled or shifted.
+    """
+    ids = torch.arange(1, 5, device=model.device)[None]
+    with torch.no_grad():
+        said = model(input_ids=ids, use_cache=False).logits
+        plain = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+        plain = plain @ model.get_output_embeddings().weight.T
+        apart = (said - plain).abs().max() / plain.abs().max().clamp(min=1e-6)
+    # A bias may still be nought, and a cap does nothing to small logits.
+    bias = getattr(model.get_output_embeddings(), "bias", None)
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    if apart > 1e-3 or bias is not None or cap is not None:
+        raise BadInput(
+            f"train.method: topk needs logits that are a product with the model's head, and those of type "
+            f"'{model.config.model_type}' are capped, scaled or shifted; use [sft]"
+        )
 
 
 def state_loss(states_BD: Tensor, wanted_BD: Tensor) -> Tensor:

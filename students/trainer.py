@@ -27,7 +27,7 @@ from ..data.errors import NotEnoughData
 from .batches import IGNORED, Clock, Collator, LengthOrder, Noise, encode
 from .config import UNTRAINED, Hub, StudentRecipe, Train
 from .cut import Larger
-from .objectives import Objective, SayAnswer, SayLabel, SayLikeliest, forward_is
+from .objectives import Objective, SayAnswer, SayLabel, SayLikeliest, forward_is, refuse_another_head
 from .tokenizer import label_tokens, save_tokenizer
 from .weights import Learnt, Source, TrainingRows, first_weights, keep_untrained
 
@@ -106,7 +106,7 @@ def train_student(
     )
     trainer.remove_callback(PrinterCallback)
     plainly = nullcontext() if isinstance(student.init, Hub) else _as_ours(model, student.train.dropout)
-    objective = _objective(student, label_tokens(tokenizer, rows.labels))
+    objective = _objective(student, model, label_tokens(tokenizer, rows.labels))
     with plainly, forward_is(objective, model):
         trainer.train(resume_from_checkpoint=_last_checkpoint(work))
     if trainer.aux_loss_enabled:
@@ -207,8 +207,9 @@ class _StudentTrainer(SFTTrainer):  # type: ignore[misc]
         return loss
 
 
-def _objective(student: StudentRecipe, labels: list[int]) -> Objective:
+def _objective(student: StudentRecipe, model: PreTrainedModel, labels: list[int]) -> Objective:
     if student.learns_by("topk"):
+        refuse_another_head(model)
         return SayLikeliest()
     return SayAnswer(labels) if isinstance(student.init, Hub) else SayLabel(labels)
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 
 from understudy.data.errors import BadInput
 from understudy.data.rows import Example, Message, Prompt, TopTokens
@@ -15,6 +16,7 @@ from understudy.students import topk
 from understudy.students.batches import encode
 from understudy.students.config import StudentRecipe
 from understudy.students.hub import Pretrained
+from understudy.students.objectives import refuse_another_head
 from understudy.students.topk import topk_loss
 from understudy.students.trainer import train_student
 from understudy.students.weights import TrainingRows
@@ -161,6 +163,25 @@ def test_a_student_learns_how_sure_the_teacher_was(tmp_path):
     [said] = local.answer([asked], Sampling(temperature=0, max_tokens=4, logprobs=2))
     assert [math.exp(value) for _, value in said.tokens[0].top] == pytest.approx([0.7, 0.2], abs=0.03)
     assert said.finish_reason == "stop", "the end is learnt too, though nobody told its probability"
+
+
+@pytest.mark.parametrize("name", ["gemma2", "phi", "granite"])
+def test_a_model_that_does_more_to_its_logits_is_refused(name):
+    scaled = hf.GraniteConfig(vocab_size=400, hidden_size=32, num_hidden_layers=1, logits_scaling=8.0)
+    model = hf.AutoModelForCausalLM.from_config(scaled) if name == "granite" else family(name, by_bytes())
+
+    with pytest.raises(BadInput) as caught:
+        refuse_another_head(model)
+
+    assert str(caught.value) == (
+        "train.method: topk needs logits that are a product with the model's head, and those of type "
+        f"'{name}' are capped, scaled or shifted; use [sft]"
+    )
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma", "phi3", "qwen2", "qwen3", "olmo2", "olmoe"])
+def test_the_head_of_other_families_is_plain(name):
+    refuse_another_head(family(name, by_bytes()))
 
 
 def test_what_a_cache_cannot_be_is_refused_in_one_line(tmp_path):
