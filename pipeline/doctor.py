@@ -134,7 +134,7 @@ def _student(run: Run, name: str, student: StudentRecipe) -> Iterator[Finding]:
     if isinstance(student.init, Hub):
         yield _sound(f"{what}, tokens", partial(_vocabulary, run, student.init))
     if isinstance(student.init, Hub) or (isinstance(student.init, Dense) and student.init.tokenizer == "teacher"):
-        yield _sound(f"{what}, lengths", partial(_lengths, run, student))
+        yield _sound(f"{what}, lengths", partial(_lengths, run, student, f"{what}, lengths"))
 
 
 def _vocabulary(run: Run, init: Hub) -> str:
@@ -142,13 +142,16 @@ def _vocabulary(run: Run, init: Hub) -> str:
     teacher = run.recipe.teacher_of("label")
     if run.recipe.teachers[teacher].kind not in ("transformers", "vllm"):
         return "the teacher does not tell its tokens: method sft"
-    apart = differing(begun_from(run, init).tokenizer(), run.tokenizer(teacher))
-    if apart:
+    student = begun_from(run, init)
+    tokenizer = student.tokenizer()
+    if apart := differing(tokenizer, run.tokenizer(teacher)):
         return f"{len(apart):,} tokens are not the teacher's: method sft"
-    return "the teacher's tokens: methods sft and topk"
+    padding = student.shape().get_input_embeddings().num_embeddings - len(tokenizer)
+    padded = f", and {padding:,} rows of padding that nothing is read as" if padding > 0 else ""
+    return f"the teacher's tokens{padded}: methods sft and topk"
 
 
-def _lengths(run: Run, student: StudentRecipe) -> Finding | str:
+def _lengths(run: Run, student: StudentRecipe, what: str) -> Finding | str:
     """How many inputs lose their end at `max_length`, where the tokenizer is there before the training rows are."""
     if isinstance(student.init, Hub):
         tokenizer = begun_from(run, student.init).tokenizer()
@@ -161,4 +164,4 @@ def _lengths(run: Run, student: StudentRecipe) -> Finding | str:
     lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
     long = sum(length > most for length in lengths)
     said = f"{long} of {len(texts)} inputs are longer than max_length = {most}; the longest has {max(lengths)} tokens"
-    return Finding("lengths", "look", f"{said}; raise train.max_length") if long else said
+    return Finding(what, "look", f"{said}; raise train.max_length") if long else said

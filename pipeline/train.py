@@ -179,7 +179,7 @@ def refuse_what_does_not_fit(run: Run, name: str) -> str:
     from ..students.memory import available, needed
 
     init = run.recipe.students[name].init
-    parameters = begun_from(run, init).parameters() if isinstance(init, Hub) else count(init.parameters)
+    parameters = begun_from(run, init).shape().num_parameters() if isinstance(init, Hub) else count(init.parameters)
     wanted, there = needed(parameters), available()
     said = f"{parameters:,} parameters take about {wanted / 1e9:.1f} GB in training, and there are {there / 1e9:.1f}"
     if wanted > there:

@@ -51,8 +51,8 @@ def load_tokenizer(source: Path | str, revision: str, where: str) -> Any:
         raise _refusal(error, source, revision, where) from None
 
 
-def load_parameters(source: Path | str, revision: str, where: str) -> int:
-    """Parameters of a model by its configuration alone: nothing of it is loaded, and nothing allocated."""
+def load_shape(source: Path | str, revision: str, where: str) -> Any:
+    """The model without its weights, by its configuration alone: nothing of it is loaded, and nothing allocated."""
     import torch
     import transformers as hf
 
@@ -60,7 +60,7 @@ def load_parameters(source: Path | str, revision: str, where: str) -> int:
     try:
         config = hf.AutoConfig.from_pretrained(source, trust_remote_code=False, **given)
         with torch.device("meta"):
-            return int(hf.AutoModelForCausalLM.from_config(config).num_parameters())
+            return hf.AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise _refusal(error, source, revision, where) from None
 

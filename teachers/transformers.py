@@ -22,7 +22,7 @@ from ..data.errors import BadInput
 from ..data.rows import Answer, Failed, Prompt
 from ..data.teacher import Sampling
 from .kind import TeacherRecipe
-from .loading import load_parameters, load_tokenizer
+from .loading import load_shape, load_tokenizer
 from .local import LocalModel
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -186,9 +186,9 @@ class TransformersTeacher:
         """Its tokenizer, loaded without the model."""
         return load_tokenizer(self._source, self._revision, self._where)
 
-    def parameters(self) -> int:
-        """How many it has, by its configuration alone."""
-        return load_parameters(self._source, self._revision, self._where)
+    def shape(self) -> Any:
+        """The model without its weights, to count what it has."""
+        return load_shape(self._source, self._revision, self._where)
 
     def _loaded(self) -> LocalModel:
         if self._model is None:

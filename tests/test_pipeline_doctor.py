@@ -129,10 +129,15 @@ def test_tokens_and_lengths_of_a_model_are_told(job):
     teacher = "teachers={lead: {kind: transformers, model: same}}"
     seen = found(job, hub(job, "same", same), teacher)
     apart = found(job, hub(job, "other", other), teacher)
+    padded = found(job, hub(job, "padded", same, vocab_size=len(same) + 64), teacher)
 
     assert seen["student student, tokens"] == ("ok", "the teacher's tokens: methods sft and topk")
+    assert padded["student student, tokens"] == (
+        "ok",
+        "the teacher's tokens, and 64 rows of padding that nothing is read as: methods sft and topk",
+    )
     assert apart["student student, tokens"] == ("ok", "1 tokens are not the teacher's: method sft")
-    state, said = seen["lengths"]
+    state, said = seen["student student, lengths"]
     assert state == "look"
     assert said.startswith("1 of 2 inputs are longer than max_length = 256; the longest has ")
 
