@@ -29,6 +29,11 @@ WHOLE = "part"
 """Of rows that have no side."""
 
 
+def stage_path(key: str, fingerprint: str) -> str:
+    """Where a stage's output lies below a root; of `train:small` as of `train`."""
+    return f"stages/{key.partition(':')[0]}-{fingerprint}"
+
+
 class Artifact:
     """The folder ``stages/<stage>-<fingerprint>`` of a root."""
 
@@ -36,7 +41,7 @@ class Artifact:
         self.storage = storage
         self.stage = stage
         self.fingerprint = fingerprint
-        self.path = f"stages/{stage}-{fingerprint}"
+        self.path = stage_path(stage, fingerprint)
 
     @property
     def folder(self) -> Path:

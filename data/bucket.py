@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .errors import PublishFailed
+from .errors import PublishFailed, in_a_line
 from .publication import Files, Published, sha256_of, size_of
 
 MANIFEST = "manifest.json"
@@ -46,8 +46,9 @@ class Bucket:
             if not _holds(system, f"{base}/{LATEST}", latest):
                 _put(system, latest, f"{base}/{LATEST}")
         except Exception as error:  # every file system has errors of its own
-            said = " ".join(str(error).split())[:200] or type(error).__name__
-            raise PublishFailed(f"{self.name}: cannot be written: {said}; mend that, and run again") from None
+            raise PublishFailed(
+                f"{self.name}: cannot be written: {in_a_line(error)}; mend that, and run again"
+            ) from None
         return Published(f"{self.name.rstrip('/')}/{state}", state, sent, len(files) - sent)
 
     def _opened(self) -> tuple[Any, str]:
@@ -65,7 +66,7 @@ class Bucket:
                 f"{self.name}: {error}; for s3:// `pip install 'understudy[s3]'`, else the package of that file system"
             ) from None
         except (ValueError, OSError) as error:
-            raise PublishFailed(f"{self.name}: {' '.join(str(error).split())[:200]}; check the address") from None
+            raise PublishFailed(f"{self.name}: {in_a_line(error)}; check the address") from None
         return system, base.rstrip("/")
 
 

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from .errors import BadInput
+from .errors import BadInput, in_a_line
 from .fingerprint import row_id
 from .pii import redacted
 from .sources import expand
@@ -146,7 +146,7 @@ def _docx(file: Path) -> str:
     try:
         blocks = list(docx.Document(str(file)).iter_inner_content())
     except Exception as error:  # zip, XML and package errors, none of which share a class
-        said = " ".join(str(error).split())[:120] or type(error).__name__
+        said = in_a_line(error, 120)
         raise BadInput(f"{file}: not a Word file that can be read: {said}; save it again, or leave it out") from None
     return "\n\n".join(_block(block) for block in blocks)
 

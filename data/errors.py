@@ -60,3 +60,8 @@ class TooManyFailed(UnderstudyError):
     """More rows failed than `max_failed` allows."""
 
     exit_code = 9
+
+
+def in_a_line(error: BaseException, most: int = 200) -> str:
+    """What a library said of its error, for the middle of a message of ours; its name where it said nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__

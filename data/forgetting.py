@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .artifact import stage_path
 from .documents import read_document
 from .ledger import Ledger, Record
 from .storage import Storage
@@ -154,7 +155,7 @@ def _with_what_follows(storage: Storage, holding: dict[str, str]) -> dict[str, s
         folder, _, name = path.rpartition("/")
         if name == "manifest.json" and folder.count("/") == 1:
             inputs = json.loads(storage.read(path)).get("inputs", {})
-            made_from[folder] = {f"stages/{key.partition(':')[0]}-{print_}" for key, print_ in inputs.items()}
+            made_from[folder] = {stage_path(*made) for made in inputs.items()}
     gone = dict(holding)
     while more := {
         folder: f"made from {min(inputs & gone.keys())}"
@@ -177,7 +178,7 @@ def _reports_of(storage: Storage, stages: dict[str, str]) -> Iterator[str]:
         if name != "report.json" or "/" in folder:
             continue
         prints = json.loads(storage.read(path))["provenance"]["stages"]
-        if {f"stages/{key.partition(':')[0]}-{print_}" for key, print_ in prints.items()} & stages.keys():
+        if {stage_path(*made) for made in prints.items()} & stages.keys():
             yield from (other for other, _ in storage.list(folder) if other.rpartition("/")[2] in _REPORTS)
 
 

@@ -15,7 +15,7 @@ from json import JSONDecodeError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from .errors import PublishFailed
+from .errors import PublishFailed, in_a_line
 from .publication import Files, Published, content_of, sha256_of, size_of
 
 if TYPE_CHECKING:
@@ -163,12 +163,12 @@ class HubRepository:
             except (HTTPError, ConnectionError, RuntimeError, JSONDecodeError) as error:
                 # lost on the way; the same by Xet; a file by LFS; an error page in the place of an answer
                 if number == _TRIES:
-                    said = f"the hub cannot be reached ({_one_line(error)})"
+                    said = f"the hub cannot be reached ({in_a_line(error)})"
                     raise PublishFailed(f"{self.name}: {said}; run again: what arrived is not sent twice") from None
                 self._pause(wait)
             except ValueError as error:  # the client, of a card that the hub takes exception to
                 raise PublishFailed(
-                    f"{self.name}: the hub does not take the card ({_one_line(error)}); mend the recipe's `publish` "
+                    f"{self.name}: the hub does not take the card ({in_a_line(error)}); mend the recipe's `publish` "
                     "section, and run again"
                 ) from None
             wait = min(2 * wait, _LONGEST_PAUSE)
@@ -179,7 +179,7 @@ class HubRepository:
         if status in (401, 403):
             found = f"{self.name}: the hub refuses ({status}{said and f', {said}'})"
             return PublishFailed(f"{found}; set HF_TOKEN to a token that may write there, and run again")
-        return PublishFailed(f"{self.name}: the hub answers {status} ({said or _one_line(error)}); run again later")
+        return PublishFailed(f"{self.name}: the hub answers {status} ({said or in_a_line(error)}); run again later")
 
 
 def _given(content: bytes | Path) -> bytes | str:
@@ -194,7 +194,3 @@ def _same(there: RepoFile | None, content: bytes | Path) -> bool:
         return bool(there.lfs.sha256 == sha256_of(content))
     data = content_of(content)
     return bool(there.blob_id == hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest())
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

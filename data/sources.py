@@ -22,7 +22,7 @@ from pydantic import Field
 
 from .config import Recipe
 from .conversation import messages_in, transcript
-from .errors import BadInput
+from .errors import BadInput, in_a_line
 from .fingerprint import fingerprint, row_id
 from .pii import redacted, redacted_output
 from .rows import Origin, Side, Source
@@ -251,7 +251,7 @@ def _hub_records(unlabeled: Unlabeled) -> Iterator[tuple[str, dict[str, Any]]]:
         for number, row in enumerate(rows, 1):
             yield f"{unlabeled.path}: row {number}", row
     except (OSError, ValueError, DatasetsError) as error:
-        said = " ".join(str(error).split())[:200]
+        said = in_a_line(error)
         raise BadInput(
             f"task.unlabeled: {unlabeled.path}: cannot be loaded: {said}; check its name, split and revision"
         ) from None
@@ -356,7 +356,7 @@ def _parquet(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     number += 1
                     yield f"{file}: row {number}", row
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        said = " ".join(str(error).split())[:120]
+        said = in_a_line(error, 120)
         raise BadInput(f"{file}: not a sound Parquet file: {said}; write it again") from None
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..data.artifact import stage_path
 from ..data.errors import BadInput, UnderstudyError
 from .command import Stopped, cli, opened_run, recipe_command
 
@@ -40,8 +41,8 @@ def _say_what_came(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> int:
     """The verdict where there is one, else where the last stage's rows are; returns the exit code."""
     if "evaluate" not in manifests:
         last = list(manifests)[-1]
-        folder = f"{last.partition(':')[0]}-{manifests[last]['fingerprint']}"
-        run.reporter.say(f"{last}: finished, in {run.storage.local('stages') / folder}")
+        path = stage_path(last, manifests[last]["fingerprint"])
+        run.reporter.say(f"{last}: finished, in {run.storage.local(path)}")
         return 0
     from ..pipeline.proof import EXIT_CODES, learning_lines, publish_report, score_lines, verdict_lines
 
