@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/understudy demo
 
+# A process a core with a thread each; tests of one file share what they set up, so a file stays in one process.
 test: $(VENV)/.installed-test $(VENV)/.installed-vllm understudy
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
 
 lint: $(VENV)/.installed-test understudy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
