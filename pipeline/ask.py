@@ -16,12 +16,15 @@ from ..data.errors import BudgetReached, UnderstudyError
 from ..data.pii import redacted_output
 from ..data.rows import Answer, Example, Failed, Prompt, Rejected, Source, TopTokens
 from ..data.teacher import Sampling, Teacher
-from .parse import Evidence, label_probabilities, parse, top_tokens, vote_shares
+from .parse import Evidence, label_probabilities, parse, read_label, top_tokens, vote_shares
 from .prompts import Template
 from .recipe import JobRecipe
 
 SECOND_OPINION = 100
 """Draw under which a teacher is asked again to be compared with itself; above every draw a label stage makes."""
+
+_DRAWS = 3
+"""Of a choice that is not read out of an answer."""
 
 Item = TypeVar("Item")
 
@@ -73,6 +76,28 @@ def _cause(failures: BaseExceptionGroup[BaseException]) -> BaseException:
         else:
             leaves.append(error)
     return next((error for error in leaves if isinstance(error, UnderstudyError)), leaves[0])
+
+
+async def choose(
+    teacher: Teacher, asked: Callable[[int], Prompt], max_tokens: int, unread: str
+) -> str | Rejected | Failed:
+    """Which of its choices a teacher names; drawn again where it names none.
+
+    Args:
+        asked: the prompt of a draw, with its choices.
+        unread: the reason for which a row is rejected whose every draw names none; the first is the evidence.
+    """
+    said = ""
+    for draw in range(_DRAWS):
+        prompt = asked(draw)
+        # a repeated greedy draw would repeat its fault
+        answer = await teacher.answer(prompt, Sampling(temperature=0.7 if draw else 0.0, max_tokens=max_tokens))
+        if isinstance(answer, Failed):
+            return answer
+        if choice := read_label(answer.text, prompt.choices):
+            return choice
+        said = said or answer.text
+    return Rejected(prompt.id, unread, said[:200])
 
 
 def label_values(recipe: JobRecipe, text: str) -> dict[str, Any]:

@@ -22,10 +22,9 @@ from ..data.duplicates import fold
 from ..data.errors import NotEnoughData
 from ..data.fingerprint import row_id
 from ..data.rows import Failed, Prompt, Rejected
-from ..data.teacher import Sampling
+from .ask import choose
 from .context import Run
 from .executor import ask_all
-from .parse import read_label
 from .statistics import share
 from .table import TestRows
 
@@ -35,8 +34,7 @@ VERDICTS: Mapping[str, Preferred] = {"A": "first", "B": "second", "tie": "tie"}
 
 CONFIG = "judgements"
 
-_SAMPLING = Sampling(temperature=0.0, max_tokens=16)
-_DRAWS = 3
+_MAX_TOKENS = 16
 
 _WORTH: Mapping[tuple[Any, Any], float] = {("first", "second"): 1.0, ("second", "first"): 0.0}
 """Of an answer read first and then second, by what was preferred; any other pair is worth half."""
@@ -60,18 +58,9 @@ class AskJudge:
         return run.recipe.evaluate.judge
 
     async def __call__(self, run: Run, item: Pair) -> Preferred | Rejected | Failed:
-        fault: Rejected | None = None
-        for draw in range(_DRAWS):
-            # a repeated greedy draw would repeat its fault
-            sampling = _SAMPLING if draw == 0 else _SAMPLING.model_copy(update={"temperature": 0.7})
-            answer = await run.teacher(self.teacher(run)).answer(self.prompt(run, item, draw), sampling)
-            if isinstance(answer, Failed):
-                return answer
-            if said := read_label(answer.text, tuple(VERDICTS)):
-                return VERDICTS[said]
-            fault = fault or Rejected(item.id, "not_a_verdict", answer.text[:200])
-        assert fault is not None
-        return fault
+        teacher = run.teacher(self.teacher(run))
+        said = await choose(teacher, partial(self.prompt, run, item), _MAX_TOKENS, "not_a_verdict")
+        return VERDICTS[said] if isinstance(said, str) else said
 
     def prompt(self, run: Run, item: Pair, draw: int) -> Prompt:
         """What the judge reads."""

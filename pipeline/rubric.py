@@ -6,15 +6,14 @@ of several would cost as much as labelling them several times.
 
 from __future__ import annotations
 
+from functools import partial
+
 from ..data.rows import Example, Failed, Prompt, Rejected
-from ..data.teacher import Sampling
+from .ask import choose
 from .config import RubricRecipe
 from .context import Run
-from .parse import read_label
 
 SCORES = ("1", "2", "3", "4", "5")
-
-_DRAWS = 3
 
 
 class AskRubric:
@@ -29,17 +28,9 @@ class AskRubric:
         return self.recipe(run).teacher
 
     async def __call__(self, run: Run, item: Example) -> int | Rejected | Failed:
-        said = ""
-        for draw in range(_DRAWS):
-            # a repeated greedy draw would repeat its fault
-            sampling = Sampling(temperature=0.7 if draw else 0.0, max_tokens=self.recipe(run).max_tokens)
-            answer = await run.teacher(self.teacher(run)).answer(self.prompt(run, item, draw), sampling)
-            if isinstance(answer, Failed):
-                return answer
-            if score := read_label(answer.text, SCORES):
-                return int(score)
-            said = said or answer.text
-        return Rejected(item.id, "not_a_score", said[:200])
+        teacher, recipe = run.teacher(self.teacher(run)), self.recipe(run)
+        said = await choose(teacher, partial(self.prompt, run, item), recipe.max_tokens, "not_a_score")
+        return int(said) if isinstance(said, str) else said
 
     def prompt(self, run: Run, item: Example, draw: int = 0) -> Prompt:
         """What the judge reads."""
