@@ -18,7 +18,7 @@ BELOW = {
     "jobs": {"data", "teachers", "students", "pipeline"},
 }
 HEAVY = {"torch", "ray", "vllm", "transformers", "trl", "datasets", "distilabel", "pyarrow", "sklearn", "scipy"}
-HEAVY |= {"aiohttp", "numpy"}
+HEAVY |= {"aiohttp", "numpy", "onnx", "onnxruntime", "onnxscript"}
 
 
 def imported(file: Path, root: Path) -> Iterator[tuple[int, str]]:
