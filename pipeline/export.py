@@ -1,157 +1,132 @@
-"""What was judged, in the form of a program that many use to judge: a task for EleutherAI's lm-evaluation-harness.
+"""Handing on what was trained and judged, in forms that other programs read.
 
-A closed label is one token of its own to a student, which no text is read as. The harness's `multiple_choice` spells
-labels as words and was rejected for that: on 300 rows of the demo it finds 68.3 where our scoring has 98.3. The one
-token is written instead, and those of the labels are lifted above all others: a student that learnt little says other
-tokens (70% of the time after two epochs), where the report takes the likeliest label. Longer answers are compared to
-the letter.
+A student's own form is weights with a tokenizer, which transformers and vLLM load; ONNX runs on any CPU without torch,
+and `int8` is that with a byte a weight. Each is run again before it is handed on (see `reproof`). GGUF was weighed and
+left out. The library of that name writes the container and converts no model; llama.cpp's converter, of which
+auto-round carries a copy, knows a byte-level BPE by a hash of what it says and refuses others; and the format has no
+word for folded case or NFKC in one, so that our students would read other tokens than they learnt from.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
-import re
-import shlex
-from collections.abc import Callable, Iterable, Mapping
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from ..data.errors import BadInput
-from .contenders import student_sampling
+from ..students.onnx import write_onnx
+from ..students.trainer import FINISHED
 from .context import Run
+from .instructions import instructions
+from .lm_eval import write_task
+from .reproof import Reproof, prove_again
 from .run import artifacts
 from .table import TestRows, read_table
 from .use import student_folder
 
-_LIFT = 100.0
-"""Nats by which labels are lifted: an untrained student puts other tokens 15 above them. In float32, as the harness
-adds it, labels that differ by 1e-5 are still told apart."""
-
-_LABELS = """\
-`exact_match` is that number. `sequence_bias` in the tasks names the label tokens of this student, which answers with
-one of them, as it did for the report. Another model has other tokens: take it out there.
-"""
-_TEXT = """\
-`exact_match` is the share of answers that are the reference to the letter, in free text but for case and punctuation;
-where the report's measure reads answers another way, the two differ.
-"""
-
-_UNNAMEABLE = re.compile(r"[^A-Za-z0-9._-]+")
+_WEIGHTS = ".safetensors"
+"""In the name of every file of weights, and of their index."""
 
 
-def export_lm_eval(run: Run, folder: Path, student: str | None = None) -> list[Path]:
-    """Write one task for each test, its rows, everybody's answers and how to run it; returns the files.
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A student with all that was judged."""
+
+    name: str
+    folder: Path
+    tests: list[TestRows]
+    """The verdict's first, with everybody's answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written, and what was proved of it; nothing is of a task, which is no student."""
+
+    files: list[Path]
+    proof: Reproof | None
+
+
+def export(run: Run, form: str, folder: Path, student: str | None = None) -> Exported:
+    """Write one of `FORMATS` into a folder, which appears whole or not at all.
 
     Args:
-        student: whose score is to be found again; by default the one that is judged.
+        student: which one; by default the one that is judged.
 
     Raises:
-        BadInput: nothing is judged yet, there is no such student, or the folder holds something or cannot be written.
+        BadInput: there is no such form or student, nothing is judged yet, the folder holds something or cannot be
+            written, a package is missing, or the student cannot have that form.
     """
+    if form not in FORMATS:
+        near = difflib.get_close_matches(form, FORMATS, n=1, cutoff=0.5)
+        remedy = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(FORMATS)}"
+        raise BadInput(f"--format {form}: no such format; {remedy}")
+    judged = _judged(run, student)
+    with _appearing(folder) as unfinished:
+        proof = FORMATS[form](run, judged, unfinished)
+        names = sorted(file.name for file in unfinished.iterdir())
+    return Exported([folder / name for name in names], proof)
+
+
+def _judged(run: Run, student: str | None) -> Judged:
     evaluated = artifacts(run).get("evaluate")
     manifest = evaluated[1].manifest() if evaluated else None
     if evaluated is None or manifest is None:
         raise BadInput(f"{run.loaded.path}: nothing is judged yet; `understudy run {run.loaded.path}` does it")
     name, trained = student_folder(run, student)
+    tests, _ = read_table(evaluated[1], manifest["summary"])
+    return Judged(name, trained, tests)
+
+
+@contextmanager
+def _appearing(folder: Path) -> Iterator[Path]:
+    """A place beside the folder, which takes its name at the end."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BadInput(f"--to {folder}: is there already; choose a folder that is empty or not there yet")
-    tests, _ = read_table(evaluated[1], manifest["summary"])
-    tasks = {_task_name(run, test, place): test for place, test in enumerate(tests)}
-    files = {"README.md": _readme(run, tasks, name, trained)}
-    for task, test in tasks.items():
-        files[f"{task}.yaml"] = _task(run, task, name, trained)
-        files[f"{task}.jsonl"] = _lines(_rows(run, test))
-        files[f"{task}.answers.jsonl"] = _lines(_answers(test))
-    return _written(files, folder)
-
-
-FORMATS: Mapping[str, Callable[[Run, Path, str | None], list[Path]]] = {"lm-eval": export_lm_eval}
-
-
-def _written(files: Mapping[str, str], folder: Path) -> list[Path]:
+    folder = folder.absolute()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            (folder / name).write_text(text, encoding="utf-8")
+        if not folder.parent.exists():
+            folder.parent.mkdir(parents=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as place:
+            unfinished = Path(place) / folder.name
+            unfinished.mkdir()
+            yield unfinished
+            os.replace(unfinished, folder)
     except OSError as error:
         raise BadInput(f"--to {folder}: cannot be written ({error.strerror}); choose another folder") from None
-    return [folder / name for name in files]
 
 
-def _task_name(run: Run, test: TestRows, place: int) -> str:
-    """A name for files and for `--tasks`, which takes commas and stars its own way."""
-    plain = _UNNAMEABLE.sub("-", test.name)
-    return f"{run.recipe.name}_{plain}" + ("" if plain == test.name else f"-{place}")
+def _write_task(run: Run, judged: Judged, folder: Path) -> None:
+    write_task(run, judged.tests, judged.name, judged.folder, folder)
 
 
-def _task(run: Run, task: str, student: str, trained: Path) -> str:
-    """The harness's own configuration; JSON is YAML too."""
-    free = not run.recipe.labels and not run.recipe.schema_text
-    forgiving = {"ignore_case": True, "ignore_punctuation": True} if free else {}
-    return json.dumps(
-        {
-            "task": task,
-            "dataset_path": "json",
-            "dataset_kwargs": {"data_files": {"test": f"{task}.jsonl"}},
-            "test_split": "test",
-            "output_type": "generate_until",
-            "doc_to_text": "input",
-            "doc_to_target": "output",
-            "generation_kwargs": {"until": ["<|end|>"], "do_sample": False, **_answering(run, student, trained)},
-            "filter_list": [
-                {"name": "answer", "filter": [{"function": "remove_whitespace"}, {"function": "take_first"}]}
-            ],
-            "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True, **forgiving}],
-            "metadata": {"version": 1.0},
-        },
-        indent=1,
-    )
+def _write_student(form: Literal["safetensors", "onnx", "int8"], run: Run, judged: Judged, folder: Path) -> Reproof:
+    """The student without what only training needs, its card, its proof and how it is used."""
+    for file in judged.folder.iterdir():
+        if file.is_file() and file.name != FINISHED and (form == "safetensors" or _WEIGHTS not in file.name):
+            shutil.copy(file, folder)
+    if form != "safetensors":
+        run.reporter.say(f"  writing {form}")
+        write_onnx(judged.folder, folder, list(run.recipe.labels), int8=form == "int8", where=f"--format {form}")
+    card = run.storage.local(run.recipe.name) / "card.md"
+    if judged.name == run.recipe.judged_student and card.exists():
+        shutil.copy(card, folder)
+    proof = prove_again(run, form, judged.name, judged.folder, judged.tests[0], folder)
+    (folder / "export.json").write_text(json.dumps(proof.as_json(), indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(instructions(run, folder, proof), encoding="utf-8")
+    return proof
 
 
-def _answering(run: Run, student: str, trained: Path) -> dict[str, Any]:
-    """How long an answer may be and, for closed labels, that it is one of them."""
-    if not run.recipe.labels:
-        return {"max_gen_toks": student_sampling(run.recipe.students[student]).max_tokens}
-    tokens = json.loads((trained / "config.json").read_text(encoding="utf-8"))["label_token_ids"]
-    return {"max_gen_toks": 1, "sequence_bias": [[[token], _LIFT] for token in tokens.values()]}
-
-
-def _rows(run: Run, test: TestRows) -> Iterable[dict[str, Any]]:
-    """Inputs with their references, an object written as students learn to write it."""
-    for row in test.rows:
-        output = (row.output or "").strip()
-        if run.recipe.schema_text:
-            output = json.dumps(json.loads(output), ensure_ascii=False, sort_keys=True)
-        yield {"id": row.id, "input": row.input, "output": output}
-
-
-def _answers(test: TestRows) -> Iterable[dict[str, Any]]:
-    for place, row in enumerate(test.rows):
-        for model, answers in test.answers.items():
-            score = float(answers.scores[place])
-            yield {"id": row.id, "model": model, "answer": answers.outputs[place], "score": score}
-
-
-def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def _readme(run: Run, tasks: Mapping[str, TestRows], student: str, trained: Path) -> str:
-    scores = "\n".join(
-        f"| {task} | {len(test.rows)} | {test.scores(student).mean():.4f} |" for task, test in tasks.items()
-    )
-    return f"""# {run.recipe.name}: the test of student '{student}', for lm-evaluation-harness
-
-    pip install 'lm-eval[hf]==0.4.13'
-    lm_eval --model hf --model_args {shlex.quote(f"pretrained={trained}")} \\
-        --tasks {",".join(tasks)} --include_path . --apply_chat_template
-
-Run it in this folder; `pretrained` is the student's folder, wherever it is.
-
-| task | rows | {run.recipe.metric} in the report |
-|---|---|---|
-{scores}
-
-{_LABELS if run.recipe.labels else _TEXT}
-`*.answers.jsonl` holds what every model of the report said to each row, and what that was worth.
-"""
+FORMATS: Mapping[str, Callable[[Run, Judged, Path], Reproof | None]] = {
+    "safetensors": partial(_write_student, "safetensors"),
+    "onnx": partial(_write_student, "onnx"),
+    "int8": partial(_write_student, "int8"),
+    "lm-eval": _write_task,
+}

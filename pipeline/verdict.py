@@ -63,6 +63,7 @@ def judge(
     margin: float,
     *,
     graded: bool,
+    pair: str = "student minus teacher",
 ) -> Verdict:
     """Decide from the scores of both models on the same rows.
 
@@ -72,6 +73,7 @@ def judge(
         roots: what each row descends from; rows of one root are not independent.
         margin: points the student may lose, above 0.
         graded: scores may lie between 0 and 1.
+        pair: how the reason calls the difference.
 
     Raises:
         ValueError: a score is missing or out of range (naming its row), or the lengths differ.
@@ -83,7 +85,7 @@ def judge(
     one_row_each = rows == count
     digits = _digits(difference, margin)
     found = (
-        f"student minus teacher is {difference.value:+.{digits}f} points (90% interval "
+        f"{pair} is {difference.value:+.{digits}f} points (90% interval "
         f"{difference.low:+.{digits}f} to {difference.high:+.{digits}f}, {method}, {rows} rows"
         f"{'' if one_row_each else f' of {count} roots'})"
     )
