@@ -30,7 +30,7 @@ from .train import clear, train_one
 if TYPE_CHECKING:
     from ..students.weights import TrainingRows
 
-VERSION = 1
+VERSION = 2
 
 PARTS = (8, 4, 2)
 """An eighth of the rows, a quarter, a half; all of them the student has learnt already."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..students.hub import Pretrained
     from ..students.weights import Learnt, Source, TrainingRows
 
-VERSION = 2
+VERSION = 3
 
 
 def train(run: Run, artifact: Artifact, curated: Artifact, name: str) -> Outcome:

@@ -72,6 +72,33 @@ class Dense(Recipe):
         return self
 
 
+class Moe(Dense):
+    """A decoder from scratch whose layers send each token through some of their experts: Qwen3-MoE, else as `dense`."""
+
+    kind: Literal["moe"]  # type: ignore[assignment]
+
+    parameters: Annotated[str, AfterValidator(_from_scratch)] = "4M"
+    """Parameters in all, every expert counted: what the folder holds and training takes."""
+
+    experts: int = Field(8, ge=2, le=128)
+    """Experts of a layer."""
+
+    active: int = Field(2, ge=1)
+    """Experts that a token passes; together they have the `intermediate` neurons of a dense layer."""
+
+    @model_validator(mode="after")
+    def _enough_experts(self) -> Moe:
+        if self.active > self.experts:
+            raise fault(f"is {self.active}, and a layer has {self.experts} experts; ask for fewer", "active")
+        return self
+
+
+class Twin(Moe):
+    """The dense decoder that a MoE student is held against: as wide and deep, with what a token passes there."""
+
+    kind: Literal["twin"]  # type: ignore[assignment]
+
+
 class Layers(Recipe):
     """A decoder cut out of a teacher that runs in this process: its most important layers, heads, neurons and tokens.
 
@@ -168,7 +195,9 @@ class Train(Recipe):
 class StudentRecipe(Recipe):
     """One student: where it comes from and how it learns."""
 
-    init: Annotated[Dense | Layers | Hub, Field(discriminator="kind"), BeforeValidator(_dense_unless_said)] = Dense()
+    init: Annotated[
+        Dense | Moe | Twin | Layers | Hub, Field(discriminator="kind"), BeforeValidator(_dense_unless_said)
+    ] = Dense()
     train: Train = Train()
 
     def phases(self) -> list[StudentRecipe]:

@@ -8,7 +8,7 @@ Shapes: B rows, T positions, C answer positions kept, K stored tokens, L labels,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from ..data.errors import BadInput
 from .batches import IGNORED
+from .experts import unevenness
 from .shortcut import last_states
 from .topk import topk_loss
 
@@ -63,9 +64,7 @@ class SayAnswer:
         targets, probs = batch.pop("targets"), batch.pop("probs", None)
         said = forward(**batch, use_cache=False, logits_to_keep=targets.shape[1])
         loss = answer_loss(said.logits, targets, probs, torch.tensor(self.labels, device=targets.device))
-        if getattr(said, "aux_loss", None) is None:
-            return {"loss": loss}
-        return {"loss": loss + model.config.router_aux_loss_coef * said.aux_loss, "experts": said.aux_loss}
+        return _evened(loss, model, getattr(said, "router_logits", None), batch)
 
 
 @dataclass(frozen=True)
@@ -81,14 +80,16 @@ class SayLabel:
     def __call__(self, model: Any, forward: Forward, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         targets, probs, wanted = batch.pop("targets"), batch.pop("probs", None), batch.pop("state", None)
         keep = targets.shape[1]
+        routed: Sequence[Tensor] | None
         if self.labels and keep == 2:
-            states = last_states(model, keep=keep, **batch)
+            states, routed = last_states(model, keep=keep, **batch)
         else:
-            states = model.model(**batch, use_cache=False).last_hidden_state[:, -keep:]
+            said = model.model(**batch, use_cache=False)
+            states, routed = said.last_hidden_state[:, -keep:], getattr(said, "router_logits", None)
         logits = model.lm_head(states)
         loss = answer_loss(logits, targets, probs, torch.tensor(self.labels, device=targets.device))
         if wanted is None:
-            return {"loss": loss}
+            return _evened(loss, model, routed, batch)
         apart = state_loss(states[:, 0], wanted)
         return {"loss": loss + apart, "state": apart}
 
@@ -99,11 +100,22 @@ class SayLikeliest:
 
     def __call__(self, model: Any, forward: Forward, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         targets, ids, logps = batch.pop("targets"), batch.pop("top_ids"), batch.pop("top_logps")
-        decoder = model.get_decoder()
-        states = decoder(**batch, use_cache=False).last_hidden_state[:, -targets.shape[1] :]
-        there = targets != IGNORED
+        said = model.get_decoder()(**batch, use_cache=False)
+        states, there = said.last_hidden_state[:, -targets.shape[1] :], targets != IGNORED
         head = model.get_output_embeddings().weight
-        return {"loss": topk_loss(states[there], head, ids[there], logps[there])}
+        loss = topk_loss(states[there], head, ids[there], logps[there])
+        return _evened(loss, model, getattr(said, "router_logits", None), batch)
+
+
+def _evened(
+    loss: Tensor, model: Any, routed: Sequence[Tensor] | None, batch: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The loss, and where routers said something, what keeps experts busy alike."""
+    if not routed:
+        return {"loss": loss}
+    config = model.config
+    uneven = unevenness(routed, batch["attention_mask"], config.num_experts_per_tok)
+    return {"loss": loss + config.router_aux_loss_coef * uneven, "experts": uneven}
 
 
 def refuse_another_head(model: Any) -> None:

@@ -26,22 +26,26 @@ class MuonAdamW(torch.optim.Optimizer):
     def __init__(
         self, model: nn.Module, learning_rate: float, weight_decay: float, dtype: torch.dtype = torch.float32
     ) -> None:
-        matrices, embeddings, vectors = [], [], []
+        matrices, experts, embeddings, vectors = [], [], [], []
         for name, parameter in model.named_parameters():
             if parameter.ndim < 2:
                 vectors.append(parameter)
             elif "embed_tokens" in name or "lm_head" in name:
                 embeddings.append(parameter)
-            else:
+            elif parameter.ndim == 2:
                 matrices.append(parameter)
+            else:
+                experts.append(parameter)
         self._muon = _Muon(matrices, lr=10 * learning_rate, weight_decay=weight_decay, momentum=0.95)
+        if experts:  # a matrix each in one tensor, which torch's constructor does not know
+            self._muon.add_param_group({"params": experts})
         self._muon.dtype = dtype
         self._adamw = torch.optim.AdamW(
             [{"params": embeddings, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}],
             lr=learning_rate,
             betas=(0.9, 0.98),
         )
-        super().__init__([{"params": matrices + embeddings + vectors}], {"lr": learning_rate})
+        super().__init__([{"params": matrices + experts + embeddings + vectors}], {"lr": learning_rate})
         self.param_groups = [*self._muon.param_groups, *self._adamw.param_groups]  # shared: a schedule reaches both
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -77,17 +81,23 @@ class _Muon(torch.optim.Muon):
                     state["momentum_buffer"] = torch.zeros_like(gradient)
                 momentum = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
                 update = orthogonal(gradient.lerp(momentum, group["momentum"]).to(self.dtype), group)
-                rate = group["lr"] * max(1.0, parameter.shape[0] / parameter.shape[1]) ** 0.5
+                rate = group["lr"] * max(1.0, parameter.shape[-2] / parameter.shape[-1]) ** 0.5
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(update.to(parameter.dtype), alpha=-rate)
 
 
 def orthogonal(matrix: torch.Tensor, settings: Mapping[str, Any]) -> torch.Tensor:
-    """The nearest matrix with singular values near 1, by `ns_steps` Newton-Schulz steps; shape and type stay."""
-    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    wide = wide / wide.norm().clamp(min=settings["eps"])
+    """The nearest matrix with singular values near 1, by `ns_steps` Newton-Schulz steps; shape and type stay.
+
+    Args:
+        matrix: one, or several of one shape along the first dimension.
+    """
+    tall = matrix.shape[-2] > matrix.shape[-1]
+    wide = matrix.mT if tall else matrix
+    wide = wide / wide.norm(dim=(-2, -1), keepdim=True).clamp(min=settings["eps"])
+    product = torch.addmm if matrix.ndim == 2 else torch.baddbmm
     a, b, c = settings["ns_coefficients"]
     for _ in range(settings["ns_steps"]):
-        gram = wide @ wide.T
-        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
-    return wide.T if matrix.shape[0] > matrix.shape[1] else wide
+        gram = wide @ wide.mT
+        wide = product(wide, product(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
+    return wide.mT if tall else wide

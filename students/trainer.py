@@ -193,6 +193,14 @@ class _StudentTrainer(SFTTrainer):  # type: ignore[misc]
         self.optimizer = MuonAdamW(self.model, self._recipe.learning_rate, self._recipe.weight_decay, dtype)
         return self.optimizer
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """The library looks weights up by name, and experts have other names on disk (transformers, issue 48805)."""
+        if not isinstance(self.model, PreTrainedModel) or self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        read = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
+        self.model.load_state_dict(read.state_dict())
+
     def _send_telemetry(self) -> None:
         """Nothing: TRL would tell the hub which kind of model is trained, and nobody asked our users."""
 
@@ -229,7 +237,7 @@ def _as_ours(model: PreTrainedModel, share: float) -> Iterator[None]:
 
     hooks = [model.get_input_embeddings().register_forward_hook(drop_more)]
     for layer in model.model.layers:
-        hooks += [place.register_forward_hook(drop) for place in (layer.self_attn.o_proj, layer.mlp.down_proj)]
+        hooks += [place.register_forward_hook(drop) for place in (layer.self_attn.o_proj, layer.mlp)]
     model.set_attn_implementation("eager")
     try:
         yield

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data.rows import Example
-from .build import build_dense, vocabulary_for
-from .config import Dense, Hub, Layers
+from .build import build_dense, build_moe, vocabulary_for
+from .config import Dense, Hub, Layers, Moe, Twin
 from .cut import MEASURED, Larger, cut_model, cut_tokenizer
 from .hub import Pretrained, student_model, student_tokenizer
 from .tokenizer import save_tokenizer, train_tokenizer
@@ -67,6 +67,8 @@ def first_weights(
         save_tokenizer(_first_tokenizer(init, rows, source), unfinished)
         unfinished.rename(kept)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(kept)
+    if isinstance(init, Moe) and not isinstance(init, Twin):
+        return tokenizer, build_moe(init, tokenizer, rows.labels, seed)
     if isinstance(init, Dense):
         return tokenizer, build_dense(init, tokenizer, rows.labels, seed)
     if isinstance(source, Pretrained):

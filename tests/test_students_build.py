@@ -44,7 +44,8 @@ def test_layers_that_do_not_fit_are_refused():
 def test_the_count_of_a_shape_is_the_count_of_its_model():
     tokenizer = train_tokenizer(TEXTS, 512, ("a", "b"), fold_case=True)
     model = build_dense(Dense(parameters="0.5M"), tokenizer, ("a", "b"), 0)
-    shape = Shape(model.config.hidden_size, model.config.num_hidden_layers, model.config.head_dim)
+    config = model.config
+    shape = Shape(config.hidden_size, config.num_hidden_layers, config.head_dim, config.intermediate_size)
 
     assert model.num_parameters() == shape.parameters(len(tokenizer))
 

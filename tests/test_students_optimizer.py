@@ -78,3 +78,25 @@ def test_float32_and_bfloat16_go_the_same_way():
     ]
     for a, b in moved:
         assert nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0) > 0.99
+
+
+def test_matrices_in_one_tensor_are_updated_as_if_each_were_alone():
+    torch.manual_seed(2)
+    together, apart = nn.Module(), nn.Module()
+    start = torch.randn(3, 24, 40)
+    together.experts = nn.Parameter(start.clone())
+    together.router = nn.Linear(4, 3, bias=False)  # torch's optimizer wants a matrix
+    apart.experts = nn.ParameterList([nn.Parameter(one.clone()) for one in start])
+    optimizers = [MuonAdamW(module, 1e-3, 0.05) for module in (together, apart)]
+    for step in range(3):
+        gradient = torch.randn(3, 24, 40, generator=torch.Generator().manual_seed(step))
+        together.experts.grad = gradient.clone()
+        for one, part in zip(apart.experts, gradient, strict=True):
+            one.grad = part.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+
+    assert torch.allclose(together.experts, torch.stack(list(apart.experts)), atol=1e-6)
+    again = MuonAdamW(together, 1e-3, 0.05)
+    again.load_state_dict(optimizers[0].state_dict())
+    assert again.param_groups[1]["params"] == [together.experts]

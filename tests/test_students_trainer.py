@@ -85,9 +85,11 @@ def test_the_shortcut_gives_the_logits_of_the_plain_forward_pass():
 
     with torch.inference_mode():
         plain = model(**batch, logits_to_keep=2).logits
-        short = model.lm_head(last_states(model, keep=2, **batch))
+        states, routed = last_states(model, keep=2, **batch)
+        short = model.lm_head(states)
 
     assert torch.allclose(plain, short, atol=1e-5)
+    assert routed == []
 
 
 def test_noise_is_decided_by_the_seed_and_leaves_the_turn_marks():
