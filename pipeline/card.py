@@ -16,6 +16,7 @@ from .markdown import LONGEST, front_matter, plain, table
 from .words import (
     between,
     chance,
+    experts,
     first_line,
     held_back,
     interval,
@@ -176,6 +177,7 @@ def _comparisons(report: Report) -> Iterator[str]:
     )
     yield ""
     yield from (f"- {plain(test)}: {line}." for test in report["difference"] for line in _kept(report, test))
+    yield from (f"- {plain(line, 10 * LONGEST)}" for line in experts(report))
     if wrong := report["mistakes"]:
         copied, differ, new = (whole(wrong[kind]) for kind in ("copied", "differ", "new"))
         yield f"- Wrong answers: {copied} that the teacher gives too, {differ} where it is wrong otherwise, {new} new."

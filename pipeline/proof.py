@@ -16,6 +16,7 @@ from .report import first_line, write_report
 from .scoring import score_tests
 from .table import ModelFacts, TestRows, read_table
 from .verification import verification
+from .words import experts
 from .words import usd as dollars
 
 EXIT_CODES = {"pass": 0, "fail": 4, "not_enough_data": 6}
@@ -117,8 +118,9 @@ def publish_report(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> dict
 
 
 def verdict_lines(report: Mapping[str, Any]) -> list[str]:
-    """The lines that a person should read first: the verdict, then why."""
-    return [first_line(report), *([report["verdict"]["reason"]] if report["verdict"] else [])]
+    """The lines that a person should read first: the verdict, then why, and what experts are worth."""
+    reason = [report["verdict"]["reason"]] if report["verdict"] else []
+    return [first_line(report), *reason, *experts(report)]
 
 
 def score_lines(report: Mapping[str, Any]) -> list[str]:

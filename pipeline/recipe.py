@@ -18,7 +18,7 @@ from ..data.config import Recipe, fault, plain, read_yaml, refusal
 from ..data.errors import BadInput
 from ..data.fingerprint import canonical, fingerprint
 from ..data.sides import Split
-from ..students.config import Dense, Layers, StudentRecipe
+from ..students.config import CONTROL, Dense, Layers, StudentRecipe
 from ..teachers.config import AnyTeacher
 from .config import Budget, CurateStage, EvaluateStage, GenerateStage, LabelStage, Prompts, PublishStage
 from .tasks import Classify, Extract, Generate
@@ -92,6 +92,20 @@ class JobRecipe(Recipe):
             if name in _OTHER_MODELS:
                 raise fault(f"'{name}' is another model of the report; choose another name", name)
         return students
+
+    @field_validator("students")
+    @classmethod
+    def _controls_are_students_too(cls, students: dict[str, StudentRecipe]) -> dict[str, StudentRecipe]:
+        """Behind every student with a control stands that control, trained and judged like any other."""
+        found: dict[str, StudentRecipe] = {}
+        for name, student in students.items():
+            found[name] = student
+            if student.control:
+                control, dense = CONTROL.format(name), student.counterpart()
+                if students.get(control, dense) != dense:
+                    raise fault(f"'{control}' is another student of this recipe; rename that one", name, "control")
+                found[control] = dense
+        return found
 
     @model_validator(mode="after")
     def _the_parts_fit(self) -> JobRecipe:

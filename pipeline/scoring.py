@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..students.config import CONTROL
 from .calibration import calibration
 from .confusion import confusion, macro_f1
 from .parse import same
@@ -32,7 +33,10 @@ def score_tests(recipe: JobRecipe, tests: Sequence[TestRows], models: Mapping[st
         "margin": recipe.evaluate.margin,
         "tests": {test.name: _test_facts(test) for test in tests},
         "models": {name: _model(recipe, name, facts, tests) for name, facts in models.items()},
-        **{name: {} for name in ("difference", "against", "retention", "gap_closed", "agreement", "ceiling")},
+        **{
+            name: {}
+            for name in ("difference", "against", "controls", "retention", "gap_closed", "agreement", "ceiling")
+        },
         "verdict": None,
         "good_enough": [],
         "slices": [],
@@ -49,6 +53,7 @@ def score_tests(recipe: JobRecipe, tests: Sequence[TestRows], models: Mapping[st
     for test in tests:
         if test.rows:
             _compare(summary, recipe, test, student, models)
+            _hold_against_controls(summary, recipe, test)
     verdict = _verdict(recipe, judged, student)
     summary["verdict"] = {
         "decision": verdict.decision,
@@ -92,6 +97,14 @@ def _compare(
     summary["agreement"][test.name] = _interval(share(int(alike.sum()), len(alike)))
     if ceiling := _ceiling(recipe, test, alike):
         summary["ceiling"][test.name] = ceiling
+
+
+def _hold_against_controls(summary: dict[str, Any], recipe: JobRecipe, test: TestRows) -> None:
+    """Every student with experts against its dense counterpart, on the rows of one test."""
+    for name, student in recipe.students.items():
+        if student.control:
+            gap = _paired(test, name, CONTROL.format(name), recipe.graded)
+            summary["controls"].setdefault(name, {})[test.name] = gap
 
 
 def _paired(test: TestRows, student: str, other: str, graded: bool) -> dict[str, Any]:

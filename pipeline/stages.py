@@ -198,7 +198,7 @@ def _curating(run: Run) -> dict[str, Any]:
 def _learning(run: Run, name: str) -> dict[str, Any]:
     """What a student is made from, beside the rows."""
     student = run.recipe.students[name]
-    made_from = {"student": student.model_dump(), "labels": list(run.recipe.labels)}
+    made_from = {"student": student.model_dump(exclude={"control"}), "labels": list(run.recipe.labels)}
     if isinstance(student.init, Layers):
         made_from["cut_from"] = run.teacher_identity(student.init.teacher)
     if isinstance(student.init, Hub):

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from math import floor, log10
 from typing import Any
 
+from ..students.config import CONTROL
+
 MINUS = "\N{MINUS SIGN}"
 
 _DECISIONS = {
@@ -137,6 +139,24 @@ def worth(coming: Mapping[str, Any]) -> str:
     cost = "" if coming["usd"] is None else f" and to cost {usd(coming['usd'])}"
     said = f"{signed(gain['value'], 1)} points (90% interval {between(gain, 1)})"
     return f"{whole(coming['rows'])} more rows are expected to be worth {said}{cost}."
+
+
+def experts(report: Mapping[str, Any]) -> list[str]:
+    """What the experts of each student are worth, a sentence for each test; that they are worth nothing is said."""
+    said = []
+    for name, gaps in report["controls"].items():
+        control = CONTROL.format(name)
+        ours, dense = (compact(report["models"][one]["parameters"]) for one in (name, control))
+        for test, gap in gaps.items():
+            found = f"{signed(gap['value'], 1)} points (90% interval {between(gap, 1)})"
+            if gap["low"] > 0:
+                start, end = f"The experts of {name} are worth {found} on {test}", "that is worth their room"
+            elif gap["high"] < 0:
+                start, end = f"The experts of {name} do harm: {found} on {test}", f"take {control}"
+            else:
+                start, end = f"The experts of {name} are worth nothing that {test} can show: {found}", f"take {control}"
+            said.append(f"{start}, beside the dense {control} ({ours} parameters beside {dense}); {end}.")
+    return said
 
 
 def payback(report: Mapping[str, Any]) -> str:

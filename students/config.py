@@ -10,6 +10,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ..data.config import Recipe, fault
 
+CONTROL = "{}-control"
+"""Name of the student that a student with experts is held against."""
+
 UNTRAINED = "untrained"
 """Folder of a student before it learns, beside those of its seeds."""
 
@@ -200,6 +203,15 @@ class StudentRecipe(Recipe):
     ] = Dense()
     train: Train = Train()
 
+    control: bool = False
+    """Of a student with experts: train its dense counterpart too, alike, and say what the experts were worth."""
+
+    def counterpart(self) -> StudentRecipe:
+        """The dense student that this one is held against, with as many parameters as are active here."""
+        assert isinstance(self.init, Moe), "a student without experts has no counterpart"
+        init = Twin.model_validate({**self.init.model_dump(), "kind": "twin"})
+        return self.model_copy(update={"init": init, "control": False})
+
     def phases(self) -> list[StudentRecipe]:
         """The student with each of its methods alone, in their order."""
         return [self._learning(method) for method in self.train.method]
@@ -224,6 +236,8 @@ class StudentRecipe(Recipe):
 
     @model_validator(mode="after")
     def _what_cannot_be_is_not_asked_for(self) -> StudentRecipe:
+        if self.control and (not isinstance(self.init, Moe) or isinstance(self.init, Twin)):
+            raise fault("is for students with experts, and this one has none; use init: {kind: moe}", "control")
         for name in ("dropout", "noise") if isinstance(self.init, Hub) else ():
             if getattr(self.train, name):
                 raise fault("is for students from nothing or cut from a teacher; remove it", "train", name)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from understudy.data.errors import BadInput
-from understudy.pipeline.recipe import load_recipe
+from understudy.pipeline.recipe import JobRecipe, load_recipe
 from understudy.pipeline.tasks import Classify, Extract
 
 BASE = """\
@@ -53,6 +53,18 @@ def test_a_recipe_needs_a_name_a_task_and_a_teacher_and_no_more(tmp_path):
 
 
 REFUSED = {
+    "a control of a student without experts": (
+        BASE + "student: {init: {kind: dense}, control: true}\n",
+        "recipe.yaml:11: student.control: is for students with experts, and this one has none; use init: {kind: moe}",
+    ),
+    "a control whose name is taken": (
+        BASE + "students:\n  a: {init: {kind: moe}, control: true}\n  a-control: {}\n",
+        "recipe.yaml:12: students.a.control: 'a-control' is another student of this recipe; rename that one",
+    ),
+    "more active experts than there are": (
+        BASE + "student: {init: {kind: moe, experts: 4, active: 6}}\n",
+        "recipe.yaml:11: student.init.active: is 6, and a layer has 4 experts; ask for fewer",
+    ),
     "an unknown key": (
         BASE + "evaluat: {margin: 2}\n",
         "recipe.yaml:11: unknown key 'evaluat'; did you mean 'evaluate'?",
@@ -261,7 +273,7 @@ REFUSED = {
     ),
     "a student of an unknown kind": (
         BASE + "student:\n  init: {kind: sparse}\n",
-        "recipe.yaml:12: student.init has kind = 'sparse'; expected one of 'dense', 'layers', 'hub'",
+        "recipe.yaml:12: student.init has kind = 'sparse'; expected one of 'dense', 'moe', 'twin', 'layers', 'hub'",
     ),
     "noise for a model that was trained before": (
         BASE + "student:\n  init: {kind: hub, model: org/name}\n  train: {noise: 0.1}\n",
@@ -481,6 +493,20 @@ def test_the_fingerprint_of_a_recipe_is_of_what_it_says_and_not_how(tmp_path):
     ).recipe
     assert first.fingerprint == other.fingerprint
     assert first.fingerprint != load(tmp_path, BASE, "evaluate.margin=1").recipe.fingerprint
+
+
+def test_a_control_is_a_student_behind_the_one_it_is_asked_for(tmp_path):
+    text = BASE + "students:\n  moe: {init: {kind: moe, active: 1}, train: {epochs: 3}, control: true}\n  plain: {}\n"
+
+    recipe = load(tmp_path, text, "train.batch=8").recipe
+
+    assert list(recipe.students) == ["moe", "moe-control", "plain"]
+    moe, control = recipe.students["moe"], recipe.students["moe-control"]
+    assert control.train == moe.train
+    assert (control.train.epochs, control.train.batch) == (3, 8)
+    assert (control.init.kind, control.init.active, control.control) == ("twin", 1, False)
+    assert recipe.judged_student == "moe"
+    assert JobRecipe.model_validate(recipe.model_dump(by_alias=True)) == recipe, "read again, it has no second control"
 
 
 def test_the_short_form_of_a_student_is_the_long_one(tmp_path):

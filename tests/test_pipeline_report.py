@@ -82,6 +82,7 @@ def report() -> dict[str, Any]:
         },
         "difference": {"gold": {"value": -0.3, "low": -1.2, "high": 0.5, "method": "Tango", "p": 0.61}},
         "against": {"linear": {"gold": {"value": 3.9, "low": 3.1, "high": 4.8, "method": "Tango", "p": 0.0001}}},
+        "controls": {},
         "retention": {"gold": {"value": 99.7, "low": 98.7, "high": 100.5}},
         "gap_closed": {"gold": {"value": 99.6, "low": 98.6, "high": 100.6}},
         "agreement": {"gold": {"value": 94.0, "low": 93.1, "high": 94.8}},
@@ -645,6 +646,7 @@ def test_a_report_without_the_optional_pieces_is_a_page_too(report: dict[str, An
             "confusion",
             "difference",
             "against",
+            "controls",
         ),
         *("retention", "gap_closed", "agreement", "ceiling", "calibration", "rows", "seconds"),
         *("slices", "errors", "notes", "good_enough"),
@@ -701,6 +703,36 @@ def test_a_run_without_students_is_reported_as_not_judged(report: dict[str, Any]
     write_report(report, tmp_path)
 
     assert first_line(report) == "NOT JUDGED: the recipe has no student"
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "said"),
+    [
+        (
+            *(1.2, 0.3, 2.1),
+            "The experts of small are worth +1.2 points (90% interval +0.3 to +2.1) on gold, beside the dense "
+            "small-control (1.91M parameters beside 900k); that is worth their room.",
+        ),
+        (
+            *(-1.2, -2.1, -0.3),
+            "The experts of small do harm: -1.2 points (90% interval -2.1 to -0.3) on gold, beside the dense "
+            "small-control (1.91M parameters beside 900k); take small-control.",
+        ),
+        (
+            *(0.2, -0.9, 1.3),
+            "The experts of small are worth nothing that gold can show: +0.2 points (90% interval -0.9 to +1.3), "
+            "beside the dense small-control (1.91M parameters beside 900k); take small-control.",
+        ),
+    ],
+)
+def test_what_experts_are_worth_is_said_everywhere(report: dict[str, Any], value, low, high, said):
+    report["models"]["small-control"] = model("student", 90.6, parameters=900_000, bytes=3_600_000)
+    report["controls"] = {"small": {"gold": paired(value) | {"low": low, "high": high}}}
+
+    check_report(report)
+
+    for text in (verdict_lines(report)[-1], text_of(report), model_card(report).replace("\\", "")):
+        assert said in text.replace("\N{MINUS SIGN}", "-")
 
 
 def test_a_test_without_rows_is_reported_without_scores(report: dict[str, Any]):

@@ -34,13 +34,13 @@ FACTS = {
 }
 
 
-def recipe(**evaluate: Any) -> JobRecipe:
+def recipe(student: dict[str, Any] | None = None, **evaluate: Any) -> JobRecipe:
     return JobRecipe.model_validate(
         {
             "name": "t",
             "task": {"kind": "classify", "instruction": "Which?", "labels": LABELS, "unlabeled": "pool.jsonl"},
             "teachers": {"lead": {"kind": "openai", "model": "m", "base_url": "http://127.0.0.1:1/v1"}},
-            "student": {},
+            "student": student or {},
             "evaluate": evaluate,
         }
     )
@@ -82,6 +82,22 @@ def test_how_much_of_the_way_to_the_teacher_training_went_is_told(wanted):
     assert summary["difference"]["gold"]["p"] < 0.2
     assert set(summary["against"]) == {"untrained", "majority", "linear"}
     assert summary["against"]["untrained"]["gold"]["p"] < 1e-6
+
+
+def test_a_student_with_experts_is_held_against_its_control_row_by_row(wanted):
+    experts = {"init": {"kind": "moe"}, "control": True}
+    facts = {**FACTS, "student-control": ModelFacts("student", 500, 2000, seeds=[])}
+    test = a_test(wanted, student=noisy(wanted, 0.9, 2))
+    control = [*noisy(wanted, 0.8, 3)[:300], *test.answers["student"].outputs[300:]]
+    scores = np.array([said == right for said, right in zip(control, wanted, strict=True)], dtype=float)
+    test.answers["student-control"] = Answers(control, [None] * len(wanted), scores)
+
+    summary = score_tests(recipe(student=experts), [test], facts)
+
+    gap = summary["controls"]["student"]["gold"]
+    assert gap["value"] == pytest.approx(100 * (test.scores("student") - scores).mean())
+    assert gap["low"] > 0
+    assert set(summary["against"]) == {"untrained", "majority", "linear"}, "a control is a student, no baseline"
 
 
 def test_an_untrained_student_as_good_as_the_teacher_closes_no_gap(wanted):

@@ -777,3 +777,14 @@ def test_a_source_is_what_a_label_stage_reads_and_an_example_what_it_writes(tmp_
             run_stages(run, "label")
     assert all(isinstance(source, Source) and source.output is None for source in sources)
     assert {(row.id, row.root, row.side) for row in made.rows("label")} == {(s.id, s.root, s.side) for s in sources}
+
+
+def test_a_control_leaves_its_student_as_it_was_trained(tmp_path):
+    made = Job(tmp_path / "job", "http://127.0.0.1:1/v1", student={"init": {"kind": "moe"}})
+    made.write("pool.jsonl", TEXTS[:5])
+    alone = made.artifact("train:student").fingerprint
+
+    made.fields["student"]["control"] = True
+
+    assert made.artifact("train:student").fingerprint == alone
+    assert made.artifact("train:student-control").fingerprint != alone
