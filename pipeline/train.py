@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.artifact import Artifact
 from ..data.errors import BadInput
 from ..data.rows import Example, message_dicts
-from ..students.config import Dense, Hub, Layers, StudentRecipe, count
+from ..students.config import Dense, Hub, Layers, StudentRecipe, Upcycle, count
 from ..teachers.transformers import TransformersTeacher, find_model
 from .ask import label_values
 from .context import Run
@@ -178,13 +178,24 @@ def refuse_what_does_not_fit(run: Run, name: str) -> str:
     """
     from ..students.memory import available, needed
 
-    init = run.recipe.students[name].init
-    parameters = begun_from(run, init).shape().num_parameters() if isinstance(init, Hub) else count(init.parameters)
+    parameters = _size(run, run.recipe.students[name].init)
     wanted, there = needed(parameters), available()
     said = f"{parameters:,} parameters take about {wanted / 1e9:.1f} GB in training, and there are {there / 1e9:.1f}"
     if wanted > there:
         raise BadInput(f"students.{name}: {said}; choose a smaller model, or a machine with more memory")
     return said
+
+
+def _size(run: Run, init: Dense | Layers | Hub) -> int:
+    """Parameters of a student, before any is allocated."""
+    from ..students.upcycle import upcycled_size
+
+    if not isinstance(init, Hub):
+        return count(init.parameters)
+    model = begun_from(run, init).shape()
+    if isinstance(init, Upcycle):
+        return upcycled_size(model, init, f"init.model = {init.model}")
+    return int(model.num_parameters())
 
 
 def begun_from(run: Run, init: Hub) -> TransformersTeacher:

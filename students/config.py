@@ -75,25 +75,32 @@ class Dense(Recipe):
         return self
 
 
-class Moe(Dense):
-    """A decoder from scratch whose layers send each token through some of their experts: Qwen3-MoE, else as `dense`."""
-
-    kind: Literal["moe"]  # type: ignore[assignment]
-
-    parameters: Annotated[str, AfterValidator(_from_scratch)] = "4M"
-    """Parameters in all, every expert counted: what the folder holds and training takes."""
+class Experts(Recipe):
+    """What the layers of a student hold in the place of one feed-forward."""
 
     experts: int = Field(8, ge=2, le=128)
     """Experts of a layer."""
 
     active: int = Field(2, ge=1)
-    """Experts that a token passes; together they have the `intermediate` neurons of a dense layer."""
+    """Experts that a token passes."""
 
     @model_validator(mode="after")
-    def _enough_experts(self) -> Moe:
+    def _enough_experts(self) -> Experts:
         if self.active > self.experts:
             raise fault(f"is {self.active}, and a layer has {self.experts} experts; ask for fewer", "active")
         return self
+
+
+class Moe(Dense, Experts):
+    """A decoder from scratch with experts: Qwen3-MoE, else as `dense`.
+
+    What a token passes in a layer has the `intermediate` neurons of a dense one, whatever the experts.
+    """
+
+    kind: Literal["moe"]  # type: ignore[assignment]
+
+    parameters: Annotated[str, AfterValidator(_from_scratch)] = "4M"
+    """Parameters in all, every expert counted: what the folder holds and training takes."""
 
 
 class Twin(Moe):
@@ -132,6 +139,15 @@ class Hub(Recipe):
     """A folder (relative to the recipe) or a hub id."""
 
     revision: str = "main"
+
+
+class Upcycle(Hub, Experts):
+    """A dense Qwen3 model whose feed-forwards become experts, as many as one likes of each."""
+
+    kind: Literal["upcycle"]  # type: ignore[assignment]
+
+    redraw: float = Field(0.0, ge=0, le=1)
+    """Share of each expert's neurons that begin at random, so that experts differ; 0 begins as good as the model."""
 
 
 class Method(Recipe):
@@ -199,7 +215,7 @@ class StudentRecipe(Recipe):
     """One student: where it comes from and how it learns."""
 
     init: Annotated[
-        Dense | Moe | Twin | Layers | Hub, Field(discriminator="kind"), BeforeValidator(_dense_unless_said)
+        Dense | Moe | Twin | Layers | Hub | Upcycle, Field(discriminator="kind"), BeforeValidator(_dense_unless_said)
     ] = Dense()
     train: Train = Train()
 
@@ -207,9 +223,15 @@ class StudentRecipe(Recipe):
     """Of a student with experts: train its dense counterpart too, alike, and say what the experts were worth."""
 
     def counterpart(self) -> StudentRecipe:
-        """The dense student that this one is held against, with as many parameters as are active here."""
-        assert isinstance(self.init, Moe), "a student without experts has no counterpart"
-        init = Twin.model_validate({**self.init.model_dump(), "kind": "twin"})
+        """The dense student that this one is held against.
+
+        It has as many parameters as are active here, or is the model that experts were made from.
+        """
+        init: Dense | Hub
+        if isinstance(self.init, Upcycle):
+            init = Hub(kind="hub", model=self.init.model, revision=self.init.revision)
+        else:
+            init = Twin.model_validate({**self.init.model_dump(), "kind": "twin"})
         return self.model_copy(update={"init": init, "control": False})
 
     def phases(self) -> list[StudentRecipe]:
@@ -229,14 +251,14 @@ class StudentRecipe(Recipe):
     def _what_is_known_is_not_forgotten(cls, student: Any) -> Any:
         """A model that was trained before learns more slowly, and reads what it is given, unless the recipe says so."""
         init = student.get("init") if isinstance(student, Mapping) else None
-        if not isinstance(init, Mapping) or init.get("kind") != "hub":
+        if not isinstance(init, Mapping) or init.get("kind") not in ("hub", "upcycle"):
             return student
         train = student.get("train", {})
         return {**student, "train": {**_GENTLY, **train} if isinstance(train, Mapping) else train}
 
     @model_validator(mode="after")
     def _what_cannot_be_is_not_asked_for(self) -> StudentRecipe:
-        if self.control and (not isinstance(self.init, Moe) or isinstance(self.init, Twin)):
+        if self.control and (not isinstance(self.init, Experts) or isinstance(self.init, Twin)):
             raise fault("is for students with experts, and this one has none; use init: {kind: moe}", "control")
         for name in ("dropout", "noise") if isinstance(self.init, Hub) else ():
             if getattr(self.train, name):

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from ..data.rows import Example
 from .build import build_dense, build_moe, vocabulary_for
-from .config import Dense, Hub, Layers, Moe, Twin
+from .config import Dense, Hub, Layers, Moe, Twin, Upcycle
 from .cut import MEASURED, Larger, cut_model, cut_tokenizer
 from .hub import Pretrained, student_model, student_tokenizer
 from .tokenizer import save_tokenizer, train_tokenizer
+from .upcycle import upcycled
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -72,7 +73,8 @@ def first_weights(
     if isinstance(init, Dense):
         return tokenizer, build_dense(init, tokenizer, rows.labels, seed)
     if isinstance(source, Pretrained):
-        return tokenizer, student_model(source, tokenizer, rows.labels)
+        model = student_model(source, tokenizer, rows.labels)
+        return tokenizer, upcycled(model, init, seed, source.where) if isinstance(init, Upcycle) else model
     assert isinstance(init, Layers), "a student is built, cut or loaded"
     assert isinstance(source, Larger), "a student of kind layers is cut from a model"
     measured = [row.input for row in islice(rows.train(), MEASURED)]

@@ -182,5 +182,39 @@ def test_a_student_larger_than_memory_is_refused_before_any_of_it_is_loaded(job)
     assert str(caught.value).endswith("; choose a smaller model, or a machine with more memory")
 
 
+def test_experts_are_counted_before_any_is_made(job):
+    dense = hub(job, "same", by_bytes())
+    upcycled = [f"init={{kind: upcycle, model: same, experts: {experts}}}" for experts in (2, 4)]
+
+    said = [found(job, init)["student student"][1] for init in (dense, *upcycled)]
+
+    counts = [int(one.split()[0].replace(",", "")) for one in said]
+    layers, hidden = SMALL["num_hidden_layers"], SMALL["hidden_size"]
+    feed_forward = 3 * hidden * SMALL["intermediate_size"]
+    for experts, count in zip((2, 4), counts[1:], strict=True):
+        assert count == counts[0] + layers * ((experts - 1) * feed_forward + experts * hidden)
+
+
+def test_what_cannot_be_given_experts_is_a_finding(job):
+    tokenizer = by_bytes()
+    family("llama", tokenizer).save_pretrained(job / "llama")
+    tokenizer.save_pretrained(job / "llama")
+    hub(job, "pickled", tokenizer)
+    (job / "pickled/model.safetensors").rename(job / "pickled/pytorch_model.bin")
+
+    other, pickled = (found(job, f"init={{kind: upcycle, model: {name}}}") for name in ("llama", "pickled"))
+
+    assert other["student student"] == (
+        "fix",
+        "init.model = llama: is a 'llama' model, and experts are made from Qwen3 models; begin with one, or use init: "
+        "{kind: hub}",
+    )
+    assert pickled["student student"] == (
+        "fix",
+        f"init.model = pickled: {job}/pickled holds only pickle weights (pytorch_model.bin), which can run code when "
+        "loaded; convert them to safetensors",
+    )
+
+
 def test_what_is_needed_grows_by_sixteen_bytes_a_parameter():
     assert needed(2_000_000) - needed(1_000_000) == 16_000_000

@@ -273,7 +273,8 @@ REFUSED = {
     ),
     "a student of an unknown kind": (
         BASE + "student:\n  init: {kind: sparse}\n",
-        "recipe.yaml:12: student.init has kind = 'sparse'; expected one of 'dense', 'moe', 'twin', 'layers', 'hub'",
+        "recipe.yaml:12: student.init has kind = 'sparse'; expected one of 'dense', 'moe', 'twin', 'layers', 'hub', "
+        "'upcycle'",
     ),
     "noise for a model that was trained before": (
         BASE + "student:\n  init: {kind: hub, model: org/name}\n  train: {noise: 0.1}\n",
