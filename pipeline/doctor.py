@@ -81,6 +81,7 @@ def _extras(run: Run) -> Iterator[Finding]:
     recipe = run.recipe
     wanted = {
         "vllm": ("vllm", any(teacher.kind == "vllm" for teacher in recipe.teachers.values())),
+        "lora": ("peft", any(student.train.lora for student in recipe.students.values())),
         "rouge": ("rouge_score", recipe.metric == "rouge_l"),
         "language": ("py3langid", any(isinstance(one, Language) for one in recipe.curate.filters)),
         "meaning": ("sentence_transformers", recipe.curate.meaning is not None),

@@ -178,24 +178,29 @@ def refuse_what_does_not_fit(run: Run, name: str) -> str:
     """
     from ..students.memory import available, needed
 
-    parameters = _size(run, run.recipe.students[name].init)
-    wanted, there = needed(parameters), available()
-    said = f"{parameters:,} parameters take about {wanted / 1e9:.1f} GB in training, and there are {there / 1e9:.1f}"
+    parameters, learning = _size(run, run.recipe.students[name])
+    wanted, there = needed(parameters, learning), available()
+    some = "" if learning is None else f", with {learning:,} beside them that learn,"
+    said = f"{parameters:,} parameters{some} take about {wanted / 1e9:.1f} GB in training"
+    said += f", and there are {there / 1e9:.1f}"
     if wanted > there:
         raise BadInput(f"students.{name}: {said}; choose a smaller model, or a machine with more memory")
     return said
 
 
-def _size(run: Run, init: Dense | Layers | Hub) -> int:
-    """Parameters of a student, before any is allocated."""
-    from ..students.upcycle import upcycled_size
+def _size(run: Run, student: StudentRecipe) -> tuple[int, int | None]:
+    """Parameters of a student and of its adapters, if it has any, before one is allocated."""
+    from ..students.lora import adapted_size
+    from ..students.upcycle import upcycled_shape
 
+    init, lora = student.init, student.train.lora
     if not isinstance(init, Hub):
-        return count(init.parameters)
+        return count(init.parameters), None
     model = begun_from(run, init).shape()
     if isinstance(init, Upcycle):
-        return upcycled_size(model, init, f"init.model = {init.model}")
-    return int(model.num_parameters())
+        model = upcycled_shape(model, init, f"init.model = {init.model}")
+    parameters = int(model.num_parameters())
+    return parameters, adapted_size(model, lora, len(run.recipe.labels) + 1) if lora else None
 
 
 def begun_from(run: Run, init: Hub) -> TransformersTeacher:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from ..data.config import Recipe, fault
 
@@ -18,6 +18,9 @@ UNTRAINED = "untrained"
 
 _GENTLY = {"learning_rate": 1e-4, "epochs": 3, "dropout": 0.0, "noise": 0.0}
 """How a model that was trained before learns, by default."""
+
+_ADAPTED = {"learning_rate": 1e-3}
+"""How its adapters do: ten times as fast, or they learn nothing (Schulman et al. 2025, "LoRA Without Regret")."""
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMB])")
 
@@ -178,6 +181,25 @@ class TopK(Method):
 AnyMethod = Annotated[Sft | TopK, Field(discriminator="kind"), BeforeValidator(_name_alone_will_do)]
 
 
+class Lora(Recipe):
+    """Adapters of a low rank that learn in the place of a model's weights, and are added to them at the end."""
+
+    rank: int = Field(16, ge=1, le=1024)
+
+    alpha: float = Field(32, gt=0)
+    """What an adapter says counts alpha / rank times."""
+
+    targets: list[str] | Literal["all-linear"] = "all-linear"
+    """Layers with an adapter, by the end of their names, such as q_proj; or all but the head."""
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _some_layers(cls, targets: Any) -> Any:
+        if targets == [] or (isinstance(targets, str) and targets != "all-linear"):
+            raise ValueError(f"is {targets or 'empty'}; expected a list such as [q_proj, v_proj], or all-linear")
+        return targets
+
+
 class Train(Recipe):
     """How a student learns."""
 
@@ -206,6 +228,9 @@ class Train(Recipe):
 
     max_length: int = Field(256, gt=8)
     """Tokens of prompt and answer together; a longer input is cut at its end, a longer answer leaves the row out."""
+
+    lora: Lora | None = None
+    """Of a model that was trained before: adapters learn in the place of its weights; takes less memory."""
 
     seeds: list[int] = Field([0], min_length=1)
     """One student is trained for each; the one that does best on the validation side is kept."""
@@ -254,12 +279,17 @@ class StudentRecipe(Recipe):
         if not isinstance(init, Mapping) or init.get("kind") not in ("hub", "upcycle"):
             return student
         train = student.get("train", {})
-        return {**student, "train": {**_GENTLY, **train} if isinstance(train, Mapping) else train}
+        if not isinstance(train, Mapping):
+            return student
+        gently = _GENTLY if train.get("lora") is None else {**_GENTLY, **_ADAPTED}
+        return {**student, "train": {**gently, **train}}
 
     @model_validator(mode="after")
     def _what_cannot_be_is_not_asked_for(self) -> StudentRecipe:
         if self.control and (not isinstance(self.init, Experts) or isinstance(self.init, Twin)):
             raise fault("is for students with experts, and this one has none; use init: {kind: moe}", "control")
+        if self.train.lora and not isinstance(self.init, Hub):
+            raise fault("is for a model that was trained before, and this one was not; remove it", "train", "lora")
         for name in ("dropout", "noise") if isinstance(self.init, Hub) else ():
             if getattr(self.train, name):
                 raise fault("is for students from nothing or cut from a teacher; remove it", "train", name)

@@ -5,16 +5,25 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-_PER_PARAMETER = 16
-"""Bytes in training: weight, gradient and the two moments of AdamW, in float32 each."""
+_PER_PARAMETER = 4
+"""Bytes of a weight, in float32."""
+
+_LEARNING = 12
+"""Bytes more where it learns: its gradient and the two moments of AdamW."""
 
 _BESIDE = 1_500_000_000
 """Bytes of the libraries, and of what a batch leaves on its way, at the sizes that are trained here."""
 
 
-def needed(parameters: int) -> int:
-    """Bytes that training so many parameters takes, about."""
-    return _PER_PARAMETER * parameters + _BESIDE
+def needed(parameters: int, learning: int | None = None) -> int:
+    """Bytes that training so many parameters takes, about.
+
+    Args:
+        learning: how many numbers learn; by default all of them do. Adapters are beside the parameters.
+    """
+    if learning is None:
+        return (_PER_PARAMETER + _LEARNING) * parameters + _BESIDE
+    return _PER_PARAMETER * parameters + (_PER_PARAMETER + _LEARNING) * learning + _BESIDE
 
 
 def available() -> int:

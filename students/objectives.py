@@ -43,8 +43,9 @@ def forward_is(objective: Objective, model: Any) -> Iterator[None]:
     """Within, a call of the model is a call of the objective; the model's own forward pass is back afterwards."""
     plain = model.forward
 
-    def lesson(**batch: Tensor) -> dict[str, Tensor]:
-        return objective(model, plain, batch)
+    def lesson(**batch: Tensor | None) -> dict[str, Tensor]:
+        given = {name: value for name, value in batch.items() if value is not None}  # PEFT hands on all that it knows
+        return objective(model, plain, given)
 
     model.forward = lesson
     try:

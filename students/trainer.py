@@ -27,8 +27,9 @@ from ..data.errors import NotEnoughData
 from .batches import IGNORED, Clock, Collator, LengthOrder, Noise, encode
 from .config import UNTRAINED, Hub, StudentRecipe, Train
 from .cut import Larger
+from .lora import adapted
 from .objectives import Objective, SayAnswer, SayLabel, SayLikeliest, forward_is, refuse_another_head
-from .tokenizer import label_tokens, save_tokenizer
+from .tokenizer import label_tokens, save_tokenizer, turn_end
 from .weights import Learnt, Source, TrainingRows, first_weights, keep_untrained
 
 CHECKPOINTS = 8
@@ -91,13 +92,18 @@ def train_student(
         raise NotEnoughData(
             f"train: no row fits into max_length = {student.train.max_length} tokens; raise train.max_length"
         )
+    labels = label_tokens(tokenizer, rows.labels)
+    learning = model
+    if student.train.lora:
+        own = [] if student.learns_by("topk") else [*labels, turn_end(tokenizer)]
+        learning = adapted(model, student.train.lora, own)
     clock = Clock()
     pad = tokenizer.pad_token_id
     noise = Noise(tokenizer, rows.labels, student.train.noise) if rows.labels and student.train.noise else None
     trainer = _StudentTrainer(
         order=LengthOrder(train_rows, student.train.batch, seed, clock),
         student=student,
-        model=model,
+        model=learning,
         args=_arguments(student.train, work, seed, len(train_rows)),
         train_dataset=train_rows,
         data_collator=Collator(pad, seed, clock, noise),
@@ -106,11 +112,13 @@ def train_student(
     )
     trainer.remove_callback(PrinterCallback)
     plainly = nullcontext() if isinstance(student.init, Hub) else _as_ours(model, student.train.dropout)
-    objective = _objective(student, model, label_tokens(tokenizer, rows.labels))
+    objective = _objective(student, model, labels)
     with plainly, forward_is(objective, model):
         trainer.train(resume_from_checkpoint=_last_checkpoint(work))
     if trainer.aux_loss_enabled:
         model.config.output_router_logits = False  # wanted in training alone: with a cache it ends in an error
+    if student.train.lora:
+        learning.merge_and_unload()
     agreement, loss = validate(model, tokenizer, rows, student, work)
     model.save_pretrained(folder)
     save_tokenizer(tokenizer, folder)

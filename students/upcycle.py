@@ -46,10 +46,14 @@ def upcycled(dense: PreTrainedModel, init: Upcycle, seed: int, where: str) -> Qw
     return model
 
 
-def upcycled_size(dense: PreTrainedModel, init: Upcycle, where: str) -> int:
-    """Parameters that the dense model will have with experts, counted without allocating any."""
+def upcycled_shape(dense: PreTrainedModel, init: Upcycle, where: str) -> Qwen3MoeForCausalLM:
+    """The dense model with experts and without weights: nothing is allocated.
+
+    Raises:
+        BadInput: as `upcycled`.
+    """
     with torch.device("meta"):
-        return int(_with_experts(dense, init, where).num_parameters())
+        return _with_experts(dense, init, where)
 
 
 def _with_experts(dense: PreTrainedModel, init: Upcycle, where: str) -> Qwen3MoeForCausalLM:

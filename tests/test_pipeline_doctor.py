@@ -163,7 +163,8 @@ def test_a_package_that_is_missing_is_named_with_how_to_install_it(job, monkeypa
     from understudy.pipeline import doctor as module
 
     monkeypatch.setattr(module, "find_spec", lambda name: None)
-    seen = found(job, "curate.filters=[{kind: language, only: [en]}]")
+    seen = found(job, "curate.filters=[{kind: language, only: [en]}]", "init={kind: hub, model: a/b}", "train.lora={}")
+    assert seen["extra lora"] == ("fix", "not installed; pip install 'understudy[lora]'")
     assert seen["extra language"] == ("fix", "not installed; pip install 'understudy[language]'")
 
 
@@ -216,5 +217,27 @@ def test_what_cannot_be_given_experts_is_a_finding(job):
     )
 
 
-def test_what_is_needed_grows_by_sixteen_bytes_a_parameter():
+def test_adapters_are_sought_and_counted_before_a_weight_is_loaded(job):
+    init = hub(job, "same", by_bytes())
+
+    whole = found(job, init)["student student"][1]
+    adapted = found(job, init, "train.lora={rank: 4}")["student student"]
+    absent = found(job, init, "train.lora={targets: [qkv_proj]}")["student student"]
+
+    hidden, tables = SMALL["hidden_size"], 3 * SMALL["hidden_size"]  # two labels and the end, in a table that is tied
+    inside, neurons = SMALL["head_dim"] * SMALL["num_attention_heads"], SMALL["intermediate_size"]
+    keys = inside // 2
+    sides = 2 * (hidden + inside) + 2 * (hidden + keys) + 3 * (hidden + neurons)
+    learning = 4 * SMALL["num_hidden_layers"] * sides + tables
+    assert adapted[1].startswith(f"{whole.split()[0]} parameters, with {learning:,} beside them that learn, take about")
+    assert absent == (
+        "fix",
+        "train.lora.targets: 'qkv_proj' is no linear layer of this 'qwen3' model; choose among v_proj, q_proj, k_proj, "
+        "or all-linear",
+    )
+
+
+def test_what_is_needed_grows_by_sixteen_bytes_a_parameter_that_learns_and_four_of_another():
     assert needed(2_000_000) - needed(1_000_000) == 16_000_000
+    assert needed(2_000_000, 50_000) - needed(1_000_000, 50_000) == 4_000_000
+    assert needed(1_000_000, 60_000) - needed(1_000_000, 50_000) == 160_000

@@ -61,6 +61,19 @@ REFUSED = {
         BASE + "students:\n  a: {init: {kind: moe}, control: true}\n  a-control: {}\n",
         "recipe.yaml:12: students.a.control: 'a-control' is another student of this recipe; rename that one",
     ),
+    "adapters for a student from nothing": (
+        BASE + "student: {init: {kind: moe}, train: {lora: {rank: 8}}}\n",
+        "recipe.yaml:11: student.train.lora: is for a model that was trained before, and this one was not; remove it",
+    ),
+    "adapters of no layer": (
+        BASE + "student: {init: {kind: hub, model: a/b}, train: {lora: {targets: []}}}\n",
+        "recipe.yaml:11: student.train.lora.targets: is empty; expected a list such as [q_proj, v_proj], or all-linear",
+    ),
+    "adapters of one layer without a list": (
+        BASE + "student: {init: {kind: hub, model: a/b}, train: {lora: {targets: q_proj}}}\n",
+        "recipe.yaml:11: student.train.lora.targets: is q_proj; expected a list such as [q_proj, v_proj], or "
+        "all-linear",
+    ),
     "more active experts than there are": (
         BASE + "student: {init: {kind: moe, experts: 4, active: 6}}\n",
         "recipe.yaml:11: student.init.active: is 6, and a layer has 4 experts; ask for fewer",

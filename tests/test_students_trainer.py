@@ -228,6 +228,32 @@ def test_a_resumed_training_ends_with_the_same_weights(tmp_path: Path):
 
 
 @pytest.mark.slow
+def test_a_checkpoint_that_was_cut_short_is_passed_over(tmp_path: Path):
+    student = StudentRecipe(init=Dense(parameters="0.3M", vocabulary=512), train=Train(epochs=4, batch=16))
+    given = both(rows(96, soft=True), rows(8, start=96))
+    train_student(student, given, tmp_path / "whole", 0, quiet)
+
+    def die(step: int, steps: int, detail: str) -> None:
+        if step == 15:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_student(student, given, tmp_path / "cut", 0, die)
+    newest = max((tmp_path / "cut" / "work").glob("checkpoint-*"), key=lambda one: int(one.name.partition("-")[2]))
+    (newest / "whole").unlink()
+    for name in ("model.safetensors", "optimizer.pt"):
+        written = (newest / name).read_bytes()
+        (newest / name).write_bytes(written[: len(written) // 2])
+    seen: list[int] = []
+    train_student(student, given, tmp_path / "cut", 0, lambda step, steps, detail: seen.append(step))
+
+    assert 1 < seen[0] <= int(newest.name.partition("-")[2]), "it went on from the one before"
+    whole, cut = (AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in ("whole", "cut"))
+    for name, weight in whole.items():
+        assert torch.equal(weight, cut[name]), name
+
+
+@pytest.mark.slow
 def test_a_student_learns_to_write_text(tmp_path):
     def pairs(numbers: range) -> Iterator[Example]:
         for number in numbers:

@@ -14,7 +14,7 @@ from understudy.students.batches import render
 from understudy.students.config import Hub, StudentRecipe, Upcycle
 from understudy.students.hub import Pretrained, student_model, student_tokenizer
 from understudy.students.trainer import train_student
-from understudy.students.upcycle import upcycled, upcycled_size
+from understudy.students.upcycle import upcycled, upcycled_shape
 from understudy.students.weights import TrainingRows
 
 from .test_students_hub import LABELS, by_bytes, family, quiet, rows
@@ -82,7 +82,7 @@ def test_the_share_that_is_drawn_anew_is_another_in_each_expert_and_keeps_mean_a
 def test_its_size_is_known_before_it_is_there(tokenizer):
     dense = family("qwen3", tokenizer)
 
-    assert upcycled_size(dense, init(), "m") == upcycled(dense, init(), 0, "m").num_parameters()
+    assert upcycled_shape(dense, init(), "m").num_parameters() == upcycled(dense, init(), 0, "m").num_parameters()
 
 
 def test_equal_seeds_draw_equal_experts_and_others_do_not(tokenizer):
@@ -121,7 +121,7 @@ def test_it_learns_gently_and_its_control_is_the_dense_model():
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3_moe"])
 def test_other_families_are_refused(tokenizer, name):
     with pytest.raises(BadInput) as refused:
-        upcycled_size(family(name, tokenizer), init(), "init.model = m")
+        upcycled_shape(family(name, tokenizer), init(), "init.model = m")
 
     assert str(refused.value) == (
         f"init.model = m: is a '{name}' model, and experts are made from Qwen3 models; begin with one, or use init: "
