@@ -131,11 +131,13 @@ def _learnt(folder: Path) -> Learnt:
 def _larger(run: Run, teacher: str) -> Larger:
     """The model of a teacher that a student is cut from, asked as the label stage asks."""
     from ..students.cut import Larger
+    from ..students.hub import Pretrained, student_tokenizer
 
     def asked(text: str) -> list[dict[str, Any]]:
         return message_dicts(run.label_template.render(label_values(run.recipe, text)))
 
-    return Larger(*run.weights(teacher), f"teacher {teacher}", asked)
+    where, (model, tokenizer) = f"teacher {teacher}", run.weights(teacher)
+    return Larger(model, student_tokenizer(Pretrained(model, tokenizer, where), ()), where, asked)
 
 
 def _pretrained(run: Run, init: Hub) -> Pretrained:

@@ -22,7 +22,20 @@ from torch import Tensor, nn
 from ..data.errors import BadInput
 from .batches import render
 from .config import Layers, count
-from .tokenizer import ASSISTANT, END, PAD, SYSTEM, USER, as_pretrained, label_tokens, merge_parents
+from .tokenizer import (
+    ASSISTANT,
+    END,
+    PAD,
+    SYSTEM,
+    USER,
+    answer_mark,
+    as_bytes,
+    as_pretrained,
+    label_tokens,
+    merge_parents,
+    question_mark,
+    turn_end,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
@@ -32,6 +45,7 @@ MEASURED = 256
 
 _TOGETHER = 64  # rows in one pass
 _NARROWEST = 32  # neurons of a layer
+_MARKS = (PAD, END, SYSTEM, USER, ASSISTANT)
 
 
 @dataclass(frozen=True)
@@ -50,18 +64,14 @@ class Larger:
     """The messages with which it is asked about an input."""
 
     def __post_init__(self) -> None:
-        config = self.model.config
-        if config.model_type != "qwen3" or not config.tie_word_embeddings:
-            raise BadInput(
-                f"{self.where}: is a '{config.model_type}' model, and layers are cut from Qwen3 models with tied "
-                "embeddings; use init: {kind: dense}"
-            )
-        known = self.tokenizer.get_vocab()
-        if missing := [mark for mark in (PAD, END, USER, ASSISTANT) if mark not in known]:
-            raise BadInput(
-                f"{self.where}: its tokenizer lacks the turn mark {missing[0]}; cut from the embedded teacher or from "
-                "a student of ours, or use init: {kind: dense}"
-            )
+        kind = self.model.config.model_type
+        if kind != "qwen3":
+            found = f"is a '{kind}' model, and layers are cut from Qwen3 models"
+            raise BadInput(f"{self.where}: {found}; use init: {{kind: dense}}")
+        learned = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        if learned["model"]["type"] != "BPE" or not _by_bytes(learned["decoder"]):
+            found = "its tokenizer is no byte-level BPE, which tokens are cut from"
+            raise BadInput(f"{self.where}: {found}; use init: {{kind: dense}}")
 
     def states(self, texts: Sequence[str]) -> list[list[float]]:
         """What the model makes of each input where its answer would begin: its last hidden state."""
@@ -79,6 +89,11 @@ class Larger:
         return [found[i] for i in range(len(texts))]
 
 
+def _by_bytes(decoder: dict[str, Any] | None) -> bool:
+    parts = decoder["decoders"] if decoder and decoder["type"] == "Sequence" else [decoder]
+    return any(part and part["type"] == "ByteLevel" for part in parts)
+
+
 def _padded(tokenizer: Any, prompts: Sequence[str], device: torch.device) -> dict[str, Tensor]:
     """Rendered prompts side by side, padded on the left: input_ids, attention_mask, position_ids [B, T]."""
     tokens = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
@@ -91,6 +106,8 @@ def cut_tokenizer(
     larger: Larger, texts: Iterable[str], vocabulary: int, labels: Sequence[str], *, fold_case: bool
 ) -> PreTrainedTokenizerFast:
     """The tokens that the texts use most, with the merges that lead to them; the labels come last.
+
+    Turn marks are ours: what marks turns for the larger model is left out where it is another.
 
     Args:
         vocabulary: entries at most, the labels not counted; never below the bytes and the turn marks.
@@ -114,18 +131,20 @@ def cut_tokenizer(
     def ancestry(token: int) -> set[int]:
         return {token}.union(*(ancestry(parent) for parent in parents[token] or ()))
 
-    kept = {token for token, name in names.items() if len(name) == 1 or name in (PAD, END, SYSTEM, USER, ASSISTANT)}
+    kept = {token for token, name in names.items() if len(name) == 1 or name in _MARKS}
+    new_marks = [mark for mark in _MARKS if mark not in learned["model"]["vocab"]]
     for token, _ in used.most_common():
-        new = ancestry(token) - kept
-        if len(kept) + len(new) <= vocabulary:
+        new = ancestry(token) - kept if token in names else set()
+        if len(new_marks) + len(kept) + len(new) <= vocabulary:
             kept |= new
-    entries = {names[token]: number for number, token in enumerate(sorted(kept))}
+    entries = {name: number for number, name in enumerate([*new_marks, *(names[token] for token in sorted(kept))])}
     learned["model"]["vocab"] = entries
     learned["model"]["merges"] = [
         [left, right] for left, right in learned["model"]["merges"] if {left, right, left + right} <= entries.keys()
     ]
-    for added in learned["added_tokens"]:
-        added["id"] = entries[added["content"]]
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    learned["added_tokens"] = [{"id": entries[mark], "content": mark, **plain, "special": True} for mark in _MARKS]
+    learned["post_processor"] = None
     return as_pretrained(learned, labels)
 
 
@@ -150,6 +169,7 @@ def cut_model(
     config.intermediate_size, config.vocab_size = width.neurons, len(tokenizer)
     config.pad_token_id = tokenizer.convert_tokens_to_ids(PAD)
     config.eos_token_id = tokenizer.convert_tokens_to_ids(END)
+    config.bos_token_id = None
     config.label_token_ids = dict(zip(labels, label_tokens(tokenizer, labels), strict=True))
     model = Qwen3ForCausalLM(config)
     with torch.no_grad():
@@ -176,10 +196,11 @@ def fitting(config: Any, init: Layers, vocabulary: int) -> Width:
         BadInput: fewer layers than asked for, or no room for them.
     """
     hidden, head = config.hidden_size, config.head_dim
+    tables = 1 if config.tie_word_embeddings else 2
     if init.layers > config.num_hidden_layers:
         raise BadInput(f"init.layers = {init.layers}, but {init.teacher} has {config.num_hidden_layers}; ask for fewer")
     per_group = 2 * hidden * head * (1 + config.num_attention_heads // config.num_key_value_heads)
-    room = (count(init.parameters) - (vocabulary + 1) * hidden) // init.layers - 2 * hidden - 2 * head
+    room = (count(init.parameters) - (tables * vocabulary + 1) * hidden) // init.layers - 2 * hidden - 2 * head
     for groups in range(config.num_key_value_heads, 0, -1):
         neurons = min(config.intermediate_size, (room - groups * per_group) // (3 * hidden))
         if neurons >= (hidden if groups > 1 else _NARROWEST):
@@ -243,16 +264,26 @@ def _ends(layer: Any) -> tuple[nn.Linear, nn.Linear]:
 def _copy_embeddings(
     model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, larger: Larger, labels: Sequence[str]
 ) -> None:
-    """A token's vector by its name; a label that the larger model has no token for is the mean of its words."""
-    known = larger.tokenizer.get_vocab()
-    vectors = larger.model.get_input_embeddings().weight
-    new = dict(zip(label_tokens(tokenizer, labels), labels, strict=True))
-    for name, token in tokenizer.get_vocab().items():
-        if name in known:
-            model.model.embed_tokens.weight[token] = vectors[known[name]]
-        else:
-            words = larger.tokenizer(new[token].replace("_", " "), add_special_tokens=False)["input_ids"]
-            model.model.embed_tokens.weight[token] = vectors[words].mean(0)
+    """A token's vectors by its name; one that the larger model has no token for is the mean of what it says instead."""
+    known, instead = larger.tokenizer.get_vocab(), _said_instead(larger, labels)
+    tables = [(model.model.embed_tokens, larger.model.get_input_embeddings())]
+    if not model.config.tie_word_embeddings:
+        tables.append((model.lm_head, larger.model.get_output_embeddings()))
+    for table, theirs in tables:
+        for name, token in tokenizer.get_vocab().items():
+            table.weight[token] = theirs.weight[known[name]] if name in known else theirs.weight[instead[name]].mean(0)
+
+
+def _said_instead(larger: Larger, labels: Sequence[str]) -> dict[str, list[int]]:
+    """Tokens of the larger model that stand for our turn marks, and for labels: the words of their names."""
+    theirs = larger.tokenizer
+    end = [turn_end(theirs)]
+    opening = question_mark(theirs) or end
+    marks = {PAD: end, END: end, SYSTEM: opening, USER: opening, ASSISTANT: answer_mark(theirs) or end}
+    words = (
+        theirs([label.replace("_", " ") for label in labels], add_special_tokens=False)["input_ids"] if labels else []
+    )
+    return {**marks, **dict(zip(map(as_bytes, labels), words, strict=True))}
 
 
 def _copy_layer(layer: Any, whole: Any, measured: Importance, width: Width, head: int, share: int) -> None:
@@ -268,6 +299,6 @@ def _copy_layer(layer: Any, whole: Any, measured: Importance, width: Width, head
         value = theirs[name]
         if part in rows:
             value = value[rows[part]]
-        elif part in columns:
+        elif part in columns and value.ndim == 2:
             value = value[:, columns[part]]
         weight.copy_(value)

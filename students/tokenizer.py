@@ -103,6 +103,13 @@ def answer_mark(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     return ids
 
 
+def question_mark(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """The tokens before what a user says."""
+    text: str = tokenizer.apply_chat_template([{"role": "user", "content": _HERE}], tokenize=False)
+    ids: list[int] = tokenizer(text.partition(_HERE)[0], add_special_tokens=False)["input_ids"]
+    return ids
+
+
 def _after(tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, str]], **given: bool) -> str:
     """What the chat template writes after the last message's text."""
     text: str = tokenizer.apply_chat_template(messages, tokenize=False, **given)

@@ -10,10 +10,13 @@ from understudy.students.batches import render
 from understudy.students.build import build_dense
 from understudy.students.config import Dense, Layers, StudentRecipe, Train
 from understudy.students.cut import Larger, cut_model, cut_tokenizer, fitting, importance
+from understudy.students.hub import Pretrained, student_tokenizer
 from understudy.students.objectives import state_loss
 from understudy.students.tokenizer import label_tokens, train_tokenizer
 from understudy.students.trainer import train_student
 from understudy.students.weights import TrainingRows
+
+from .test_students_hub import by_bytes, family
 
 LABELS = ("delivery", "refund")
 TEXTS = [
@@ -230,12 +233,11 @@ def test_a_model_that_cannot_be_cut_is_refused(larger):
         Larger(LlamaForCausalLM(config), larger.tokenizer, "teacher lead", asked)
 
     assert str(refused.value) == (
-        "teacher lead: is a 'llama' model, and layers are cut from Qwen3 models with tied embeddings; "
-        "use init: {kind: dense}"
+        "teacher lead: is a 'llama' model, and layers are cut from Qwen3 models; use init: {kind: dense}"
     )
 
 
-def test_a_tokenizer_without_our_turn_marks_is_refused(larger):
+def test_a_tokenizer_that_is_no_byte_level_bpe_is_refused(larger):
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
@@ -245,6 +247,80 @@ def test_a_tokenizer_without_our_turn_marks_is_refused(larger):
         Larger(larger.model, foreign, "teacher lead", asked)
 
     assert str(refused.value) == (
-        "teacher lead: its tokenizer lacks the turn mark <|pad|>; cut from the embedded teacher or from a student of "
-        "ours, or use init: {kind: dense}"
+        "teacher lead: its tokenizer is no byte-level BPE, which tokens are cut from; use init: {kind: dense}"
     )
+
+
+@pytest.fixture(params=[True, False], ids=["tied", "untied"])
+def foreign(request) -> Larger:
+    """A Qwen3 model with turn marks of its own, behind its vocabulary, as the library's models have them."""
+    tokenizer = by_bytes()
+    model = family("qwen3", tokenizer, tie_word_embeddings=request.param, bos_token_id=0)
+    return Larger(model.eval(), tokenizer, "teacher lead", asked)
+
+
+def test_turn_marks_begin_as_what_the_larger_model_has_in_their_place(foreign):
+    tokenizer = cut_tokenizer(foreign, TEXTS, 512, LABELS, fold_case=False)
+
+    student = cut_model(foreign, tokenizer, layers(layers=2), LABELS, TEXTS[:20])
+
+    theirs, ours = foreign.tokenizer, tokenizer.get_vocab()
+    opening, closing = ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
+    expected = {"<|user|>": opening, "<|assistant|>": closing, "<|end|>": "<|im_end|>", "Ġparcel": " parcel"}
+    tables = [
+        (student.get_input_embeddings().weight, foreign.model.get_input_embeddings().weight),
+        (student.get_output_embeddings().weight, foreign.model.get_output_embeddings().weight),
+    ]
+    for mine, whole in tables:
+        for name, said in expected.items():
+            mean = whole[theirs(said, add_special_tokens=False)["input_ids"]].mean(0)
+            torch.testing.assert_close(mine[ours[name]], mean)
+    assert render(tokenizer, ["hi"]) == ["<|user|>hi<|assistant|>"]
+    assert not {"<|im_start|>", "<|im_end|>", "<|endoftext|>"} & set(ours)
+    assert (student.config.eos_token_id, student.config.bos_token_id) == (ours["<|end|>"], None)
+    assert student.config.tie_word_embeddings == foreign.model.config.tie_word_embeddings
+
+
+def test_a_second_table_of_tokens_counts(foreign):
+    tokenizer = cut_tokenizer(foreign, TEXTS, 512, LABELS, fold_case=False)
+
+    student = cut_model(foreign, tokenizer, layers(parameters="0.3M", layers=2), LABELS, TEXTS[:20])
+
+    assert student.num_parameters() <= 300_000
+    tables = 1 if student.config.tie_word_embeddings else 2
+    with pytest.raises(BadInput):
+        fitting(foreign.model.config, layers(parameters="0.3M", layers=2), 4700 // tables)
+    fitting(foreign.model.config, layers(parameters="0.3M", layers=2), 3000 // tables)
+
+
+def test_a_model_that_knows_no_turns_is_cut_all_the_same():
+    tokenizer = by_bytes()
+    tokenizer.chat_template = None
+    model = family("qwen3", tokenizer).eval()
+    larger = Larger(model, student_tokenizer(Pretrained(model, tokenizer, "m"), ()), "teacher lead", asked)
+    ours = cut_tokenizer(larger, TEXTS, 512, LABELS, fold_case=True)
+
+    student = cut_model(larger, ours, layers(), LABELS, TEXTS[:20])
+
+    assert len(larger.states(["hi"])[0]) == student.config.hidden_size
+    end = model.get_input_embeddings().weight[tokenizer.eos_token_id]
+    torch.testing.assert_close(student.get_input_embeddings().weight[ours.convert_tokens_to_ids("<|user|>")], end)
+
+
+@pytest.mark.slow
+def test_a_student_cut_from_a_foreign_model_is_trained_like_any_other(foreign, tmp_path):
+    def rows() -> list[Example]:
+        return [
+            Example(f"r{n}", text, LABELS["money" in text or "refund" in text], f"r{n}", "train", "unlabeled")
+            for n, text in enumerate(TEXTS)
+        ]
+
+    student = StudentRecipe(init=layers(parameters="0.4M"), train=Train(epochs=8, batch=16))
+    given = TrainingRows(lambda: iter(rows()), lambda: iter(rows()), LABELS)
+
+    result = train_student(student, given, tmp_path / "s", 0, lambda *_: None, lambda: foreign)
+
+    assert result["validation_agreement"] > 95
+    model, tokenizer = (kind.from_pretrained(tmp_path / "s") for kind in (AutoModelForCausalLM, AutoTokenizer))
+    said = logits(model, tokenizer, ["where is my parcel", "give me my money back"]).argmax(-1)
+    assert [LABELS[number] for number in said] == ["delivery", "refund"]
