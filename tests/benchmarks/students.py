@@ -40,9 +40,11 @@ RECIPE = Path(__file__).parents[2] / "jobs" / "banking77" / "recipe.yaml"
 STUDENTS: dict[str, dict[str, Any]] = {
     "soft": {"init": {"kind": "dense", "parameters": "2M"}, "train": {"epochs": 20}},
     "hard": {"init": {"kind": "dense", "parameters": "2M"}, "train": {"epochs": 20, "labels": "hard"}},
+    "moe": {"init": {"kind": "moe", "parameters": "4M"}, "train": {"epochs": 20}},
+    "control": {"init": {"kind": "twin", "parameters": "4M"}, "train": {"epochs": 20}},
 }
 """The first is what the recipe trains."""
-PAIRS = (("soft", "hard"),)
+PAIRS = (("soft", "hard"), ("moe", "control"))
 
 
 def opened(given: argparse.Namespace) -> Run:
