@@ -45,8 +45,8 @@ class Artifact:
 
     @property
     def folder(self) -> Path:
-        """The same place on the local disk, for libraries that write files themselves."""
-        return self.storage.local(self.path)
+        """The same place on the local disk, with what is there, for libraries that read and write files themselves."""
+        return self.storage.fetch(self.path)
 
     def manifest(self) -> dict[str, Any] | None:
         """What the finished stage wrote; None where it is unfinished."""
@@ -59,7 +59,8 @@ class Artifact:
         return manifest
 
     def finish(self, manifest: Mapping[str, Any]) -> None:
-        """Write the manifest: from here on the folder stays as it is."""
+        """Write the manifest, last of all: from here on the folder stays as it is."""
+        self.storage.keep(self.path)
         text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
         self.storage.replace(f"{self.path}/manifest.json", text.encode())
 
@@ -93,8 +94,9 @@ class Artifact:
                     yield from (dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True))
 
     def _broken(self, name: str, found: str) -> UnderstudyError:
+        place = self.storage.place(self.path)
         return UnderstudyError(
-            f"{self.folder / name}: {found}; delete {self.folder} and run again: what was paid for is in the ledger"
+            f"{place}/{name}: {found}; delete {place} and run again: what was paid for is in the ledger"
         )
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from .artifact import stage_path
 from .documents import read_document
 from .ledger import Ledger, Record
-from .storage import Storage
+from .storage import Storage, holds
 
 Matches = Callable[[str], bool]
 """Whether a text holds what is looked for."""
@@ -57,7 +57,7 @@ def find(storage: Storage, ledger: Ledger, matches: Matches, looked: Looked = la
         if path.startswith(f"{ledger.folder}/segments/"):
             continue
         stage = "/".join(path.split("/")[:2]) if path.startswith("stages/") else ""
-        if stage in holding or not any(map(matches, texts(storage.local(path)))):
+        if stage in holding or not any(map(matches, texts(storage.fetch(path)))):
             continue
         if stage:
             holding[stage] = f"the text stands in {path.removeprefix(stage)[1:]}"
@@ -167,8 +167,7 @@ def _with_what_follows(storage: Storage, holding: dict[str, str]) -> dict[str, s
 
 
 def _unfinished(storage: Storage) -> list[str]:
-    folders = (path for path in storage.local("stages").glob("*") if path.is_dir() and not path.name.startswith("."))
-    return sorted(f"stages/{folder.name}" for folder in folders if not (folder / "manifest.json").exists())
+    return [folder for folder in storage.folders("stages") if not holds(storage, f"{folder}/manifest.json")]
 
 
 def _reports_of(storage: Storage, stages: dict[str, str]) -> Iterator[str]:

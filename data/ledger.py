@@ -1,7 +1,8 @@
 """The ledger: every answer ever paid for, on disk before anybody parses it.
 
 Segments are append-only text, one writer each, one record a line: eight hex digits of CRC-32, a space, JSON. Appends
-are committed in groups, milliseconds after they were handed in, by one write and one sync. A line that is cut short
+are committed in groups, milliseconds after they were handed in, by one write and one sync; in an object store every
+second or 256 answers, without anybody waiting for it, so that a kill may lose that much. A line that is cut short
 was never acknowledged; it is set aside when its writer is dead. A whole line that fails its checksum is counted and
 skipped. A segment that could not be written to takes no more: the next group opens another. SQLite as the store was
 weighed: as fast, but one writer at a time, and no object store.
@@ -29,10 +30,6 @@ from .errors import Locked, UnderstudyError
 from .fingerprint import packed
 from .ledger_index import LedgerIndex, StaleIndex
 from .storage import Segment, Storage
-
-GROUP_SECONDS = 0.004
-"""How long the first record of a group waits for others: its place in the window waits with it, and a group of its own
-for every record would double the CPU time of a request."""
 
 _BLOCK = 8 << 20
 
@@ -70,6 +67,7 @@ class Ledger:
         self._fault: UnderstudyError | None = None
         """Why the index could not take a group whose answers are durable; raised at the next append."""
         self._flusher: asyncio.Task[None] | None = None
+        self._full = asyncio.Event()
         self.catch_up()
 
     def __len__(self) -> int:
@@ -87,7 +85,7 @@ class Ledger:
             return self._look_up(key, logprobs)
 
     async def append(self, record: Record) -> None:
-        """Return when the record is durable.
+        """Return when the record is durable; where the storage's groups do not wait, when it is handed in.
 
         Raises:
             UnderstudyError: it could not be written, or an earlier one could not be indexed.
@@ -95,11 +93,24 @@ class Ledger:
         if fault := self._fault:
             self._fault = None
             raise fault
-        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        durable: asyncio.Future[None] | None = loop.create_future() if self.storage.group.waits else None
         self._waiting.append(_Waiting(record, _line(record), durable))
-        if self._flusher is None or self._flusher.done():
-            self._flusher = asyncio.create_task(self._flush())
-        await durable
+        if self._flusher is None or self._flusher.done() or self._flusher.get_loop() is not loop:
+            self._full = asyncio.Event()
+            self._flusher = asyncio.create_task(self._flush(self._full))
+        if len(self._waiting) == self.storage.group.records:
+            self._full.set()
+        if durable is None:
+            self._fresh[record.key] = record
+        else:
+            await durable
+
+    def flush(self) -> None:
+        """Write what waits; then all that was handed in is durable."""
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            self._commit(waiting)
 
     def records(self, *, damaged: bool = False) -> Iterator[Record]:
         """Every sound record, oldest segment first.
@@ -163,10 +174,8 @@ class Ledger:
 
     def close(self) -> None:
         """Write what is still waiting and close the segment."""
-        waiting, self._waiting = self._waiting, []
         try:
-            if waiting:
-                self._commit(waiting)
+            self.flush()
         finally:
             with self._writing:  # a group that a stopped run left to its thread is finished first
                 self._leave_segment()
@@ -217,22 +226,35 @@ class Ledger:
                 self.damaged_records = 0
                 self._catch_up()
 
-    async def _flush(self) -> None:
+    async def _flush(self, full: asyncio.Event) -> None:
         group: list[_Waiting] = []
         try:
             while self._waiting:
-                await asyncio.sleep(GROUP_SECONDS)
+                await self._gathered(full)
                 group, self._waiting = self._waiting, []
                 try:
                     await asyncio.to_thread(self._commit, group, asyncio.get_running_loop())
                 except UnderstudyError as error:
                     _settle(group, error)
+                    if not self.storage.group.waits:  # told at the next append, and tried again when this is closed
+                        self._fault, self._waiting = error, [*group, *self._waiting]
+                        return
                 else:
                     _settle(group, None)
         except BaseException as error:  # nobody may wait for ever; what was not written yet, close() writes
             _settle([*group, *self._waiting], error)
             if isinstance(error, asyncio.CancelledError):
                 raise
+
+    async def _gathered(self, full: asyncio.Event) -> None:
+        """Return when a group is to be committed."""
+        group = self.storage.group
+        if group.records is None:
+            await asyncio.sleep(group.seconds)
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(full.wait(), group.seconds)
+        full.clear()
 
     def _commit(self, group: Sequence[_Waiting], loop: asyncio.AbstractEventLoop | None = None) -> None:
         """Write, sync and index a group: in a thread, because no cancellation may come between the three.
@@ -250,7 +272,7 @@ class Ledger:
 
     def _write(self, group: Sequence[_Waiting], loop: asyncio.AbstractEventLoop | None) -> None:
         try:
-            offset = self._own_segment().append(b"".join(waiting.line for waiting in group))
+            path, offset = self._own_segment().append(b"".join(waiting.line for waiting in group))
         except OSError as error:
             raise UnderstudyError(
                 f"{self._segment_path}: cannot be written: {error.strerror}; free some space and run again"
@@ -264,7 +286,7 @@ class Ledger:
             offset += len(waiting.line)
         generation = self._index.generation
         try:
-            self._index.add(self._segment_path, entries, offset)
+            self._index.add(path, entries, offset)
         except StaleIndex:
             self._reindex(generation)
         except UnderstudyError as error:
@@ -302,13 +324,14 @@ class Ledger:
 class _Waiting:
     record: Record
     line: bytes
-    durable: asyncio.Future[None]
+    durable: asyncio.Future[None] | None
+    """None where nobody waits."""
 
 
 def _settle(group: Sequence[_Waiting], error: BaseException | None) -> None:
     """Tell everybody who waits for a group what became of it; those who were cancelled meanwhile are left alone."""
     for waiting in group:
-        if waiting.durable.done():
+        if waiting.durable is None or waiting.durable.done():
             continue
         if error is None:
             waiting.durable.set_result(None)

@@ -15,7 +15,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -25,11 +26,23 @@ _HIDDEN = re.compile(r"\.[0-9a-f]{16}(-|$)")
 """What is half-written or half-removed; SQLite puts files beside its own that are called alike."""
 
 
+@dataclass(frozen=True)
+class Group:
+    """How records that are appended at nearly the same time are committed together."""
+
+    seconds: float
+    """How long the first of a group waits for others."""
+    records: int | None = None
+    """A group of so many waits no longer."""
+    waits: bool = True
+    """Whoever appends waits until his record is durable; else a kill may lose one group."""
+
+
 class Segment(Protocol):
     """An append-only object with one writer."""
 
-    def append(self, data: bytes) -> int:
-        """Add bytes at the end; returns the offset they start at. Durable when it returns.
+    def append(self, data: bytes) -> tuple[str, int]:
+        """Add bytes at the end; returns the path and the offset they start at. Durable when it returns.
 
         Raises:
             OSError: how much was written is not known, so that this segment takes no more; open another.
@@ -46,12 +59,25 @@ class Storage(Protocol):
         UnderstudyError: an object cannot be written, in one line.
     """
 
+    @property
+    def group(self) -> Group:
+        """What suits its segments."""
+        ...
+
     def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
         """Bytes of an object, or the part asked for; FileNotFoundError where there is none."""
         ...
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Paths below a folder with their sizes in bytes, in order of path."""
+        ...
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        """Paths of the folders in a folder, in order; of this machine's too, where it keeps copies."""
+        ...
+
+    def measure(self, path: str) -> tuple[int, float]:
+        """Bytes of an object or of all below a folder, and when it was last written to, in seconds since 1970."""
         ...
 
     def create(self, path: str, data: bytes) -> bool:
@@ -102,9 +128,47 @@ class Storage(Protocol):
         """A local folder or file for ``path``, for libraries that write to disk themselves."""
         ...
 
+    def fetch(self, path: str) -> Path:
+        """The same, with everything in it that the storage has."""
+        ...
+
+    def keep(self, path: str) -> None:
+        """Put in the storage what was written below ``local(path)``, but for names that begin with a dot."""
+        ...
+
+    def place(self, path: str) -> str:
+        """Where a person finds it."""
+        ...
+
+
+def open_storage(root: str | Path) -> Storage:
+    """The storage of a root: a folder, or the URL of a bucket with a prefix.
+
+    Raises:
+        BadInput: it cannot be used.
+    """
+    if "://" not in str(root):
+        return LocalStorage(Path(root).expanduser().resolve())
+    from .object_storage import ObjectStorage
+
+    return ObjectStorage(str(root))
+
+
+def holds(storage: Storage, path: str, data: bytes | None = None) -> bool:
+    """Whether there is such an object, with these bytes where any are given."""
+    try:
+        found = storage.read(path)
+    except FileNotFoundError:
+        return False
+    return data is None or found == data
+
 
 class LocalStorage:
     """A folder on a POSIX file system."""
+
+    group = Group(seconds=0.004)
+    """The first record of a group waits: its place in the window waits with it, and a group of its own for every record
+    would double the CPU time of a request."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -127,6 +191,19 @@ class LocalStorage:
             with contextlib.suppress(FileNotFoundError):  # removed while we were looking
                 if path.is_file():
                     yield path.relative_to(self.root).as_posix(), path.stat().st_size
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        inside = (self.root / prefix).glob("*")
+        return sorted(
+            path.relative_to(self.root).as_posix() for path in inside if path.is_dir() and path.name[0] != "."
+        )
+
+    def measure(self, path: str) -> tuple[int, float]:
+        place = self.root / path
+        files = [place] if place.is_file() else [file for file in place.rglob("*") if file.is_file()]
+        stats = [file.stat() for file in files]
+        newest = max((stat.st_mtime for stat in stats), default=place.stat().st_mtime)
+        return sum(stat.st_size for stat in stats), newest
 
     def create(self, path: str, data: bytes) -> bool:
         with _told(self.root / path):
@@ -180,7 +257,7 @@ class LocalStorage:
             shutil.rmtree(gone)
 
     def segment(self, path: str) -> Segment:
-        return _LocalSegment(self._target(path))
+        return _LocalSegment(self._target(path), path)
 
     def set_aside(self, path: str, length: int, size: int, aside: str) -> int:
         with open(self.root / path, "r+b") as file:
@@ -214,6 +291,15 @@ class LocalStorage:
     def local(self, path: str) -> Path:
         return self.root / path
 
+    def fetch(self, path: str) -> Path:
+        return self.root / path
+
+    def keep(self, path: str) -> None:
+        """Nothing: it was written where it belongs."""
+
+    def place(self, path: str) -> str:
+        return str(self.root / path)
+
     def _target(self, path: str) -> Path:
         target = self.root / path
         _make_folder(target.parent)
@@ -238,13 +324,14 @@ class LocalStorage:
 class _LocalSegment:
     """A file opened for appending and held with an advisory lock, which dies with its process."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str) -> None:
+        self._path = name
         self._file: IO[bytes] = open(path, "xb", buffering=0)  # noqa: SIM115  closed by close()
         fcntl.flock(self._file, fcntl.LOCK_EX)
         _sync_folder(path.parent)
         self._size = 0
 
-    def append(self, data: bytes) -> int:
+    def append(self, data: bytes) -> tuple[str, int]:
         offset = self._size
         try:
             _write_all(self._file, data)
@@ -252,7 +339,7 @@ class _LocalSegment:
             self._file.close()
             raise
         self._size += len(data)
-        return offset
+        return self._path, offset
 
     def close(self) -> None:
         self._file.close()

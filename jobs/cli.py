@@ -13,7 +13,7 @@ import click
 
 from ..data.artifact import stage_path
 from ..data.errors import BadInput, UnderstudyError
-from .command import Stopped, cli, opened_run, recipe_command
+from .command import Stopped, cli, opened_run, recipe_command, root_or
 
 if TYPE_CHECKING:
     from ..pipeline.context import Run
@@ -42,14 +42,14 @@ def _say_what_came(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> int:
     if "evaluate" not in manifests:
         last = list(manifests)[-1]
         path = stage_path(last, manifests[last]["fingerprint"])
-        run.reporter.say(f"{last}: finished, in {run.storage.local(path)}")
+        run.reporter.say(f"{last}: finished, in {run.storage.place(path)}")
         return 0
     from ..pipeline.proof import EXIT_CODES, learning_lines, publish_report, score_lines, verdict_lines
 
     report = publish_report(run, manifests)
     for line in ("", *score_lines(report), "", *verdict_lines(report), *learning_lines(report)):
         run.reporter.say(line)
-    run.reporter.say(f"report: {run.storage.local(run.recipe.name)}/report.html")
+    run.reporter.say(f"report: {run.storage.place(run.recipe.name)}/report.html")
     run.reporter.event("verdict", **report["verdict"], margin=report["margin"])
     return EXIT_CODES[report["verdict"]["decision"]]
 
@@ -84,7 +84,7 @@ def _executor(on: str, address: str | None, workers: int | None) -> Executor | N
     example="understudy run jobs/tickets/recipe.yaml --set train.epochs=4",
 )
 @_asking
-def run(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool, no_gate: bool, **where: Any) -> int:
+def run(recipe: Path, root: str | None, overrides: Sequence[str], events: bool, no_gate: bool, **where: Any) -> int:
     with opened_run(recipe, root, overrides, events, _executor(**where)) as opened:
         if sys.stderr.isatty():
             _say_plan(opened)
@@ -105,7 +105,7 @@ def _say_plan(opened: Run, pilot: int = 0) -> None:
     example="understudy plan jobs/tickets/recipe.yaml --pilot 50",
 )
 @click.option("--pilot", type=click.IntRange(0), default=0, help="Ask for so many rows, and reckon from them.")
-def plan(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool, pilot: int) -> int:
+def plan(recipe: Path, root: str | None, overrides: Sequence[str], events: bool, pilot: int) -> int:
     with opened_run(recipe, root, overrides, events) as opened:
         _say_plan(opened, pilot)
     return 0
@@ -116,7 +116,7 @@ def plan(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool
     example="understudy preview jobs/tickets/recipe.yaml -n 5",
 )
 @click.option("-n", "rows", type=click.IntRange(1), default=5, show_default=True, help="Rows to show.")
-def preview(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool, rows: int) -> int:
+def preview(recipe: Path, root: str | None, overrides: Sequence[str], events: bool, rows: int) -> int:
     from dataclasses import asdict
 
     from ..pipeline.preview import preview as shown
@@ -135,7 +135,7 @@ def _stage_command(name: str, help_text: str) -> None:
     @recipe_command(help_text, example=f"understudy {name} jobs/tickets/recipe.yaml")
     @_asking
     def stage(
-        recipe: Path, root: Path | None, overrides: Sequence[str], events: bool, no_gate: bool, **where: Any
+        recipe: Path, root: str | None, overrides: Sequence[str], events: bool, no_gate: bool, **where: Any
     ) -> int:
         with opened_run(recipe, root, overrides, events, _executor(**where)) as opened:
             return _run(opened, name, not no_gate)
@@ -160,7 +160,7 @@ _stage_command("evaluate", "Judge the students against the teacher.")
 @click.option("--dry-run", is_flag=True, help="Say what would be sent, write its cards, and send nothing.")
 def publish(
     recipe: Path,
-    root: Path | None,
+    root: str | None,
     overrides: Sequence[str],
     events: bool,
     no_gate: bool,
@@ -187,7 +187,7 @@ def publish(
     "Look for what stands in a run's way: inputs, teachers, packages, disk, and what students need. Costs nothing.",
     example="understudy doctor jobs/tickets/recipe.yaml",
 )
-def doctor(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool) -> int:
+def doctor(recipe: Path, root: str | None, overrides: Sequence[str], events: bool) -> int:
     from dataclasses import asdict
 
     from ..pipeline import doctor as looking
@@ -202,7 +202,7 @@ def doctor(recipe: Path, root: Path | None, overrides: Sequence[str], events: bo
 
 
 @recipe_command("Show which stages are done and what they hold.", example="understudy status jobs/tickets/recipe.yaml")
-def status(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool) -> int:
+def status(recipe: Path, root: str | None, overrides: Sequence[str], events: bool) -> int:
     from ..pipeline.run import artifacts
 
     with opened_run(recipe, root, overrides, events) as opened:
@@ -221,7 +221,7 @@ def status(recipe: Path, root: Path | None, overrides: Sequence[str], events: bo
     "Print the verdict and where the report is.", example="understudy report jobs/tickets/recipe.yaml --open"
 )
 @click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
-def report(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool, show: bool) -> int:
+def report(recipe: Path, root: str | None, overrides: Sequence[str], events: bool, show: bool) -> int:
     from ..pipeline.proof import learning_lines, publish_report, score_lines, verdict_lines
     from ..pipeline.run import artifacts
 
@@ -232,7 +232,7 @@ def report(recipe: Path, root: Path | None, overrides: Sequence[str], events: bo
         made = publish_report(opened, {key: manifest for key, manifest in manifests.items() if manifest})
         for line in (*score_lines(made), "", *verdict_lines(made), *learning_lines(made)):
             opened.reporter.say(line)
-        page = opened.storage.local(opened.recipe.name) / "report.html"
+        page = opened.storage.fetch(f"{opened.recipe.name}/report.html")
         opened.reporter.say(f"report: {page}")
         opened.reporter.event("report", path=str(page), **made["verdict"])
         if show:
@@ -246,7 +246,7 @@ def report(recipe: Path, root: Path | None, overrides: Sequence[str], events: bo
 )
 @click.option("--rows", type=click.IntRange(1), default=300, show_default=True, help="Rows on the sheet.")
 @click.option("--to", type=click.Path(path_type=Path), help="The sheet; by default sample.csv beside the recipe.")
-def sample(recipe: Path, root: Path | None, overrides: Sequence[str], events: bool, rows: int, to: Path | None) -> int:
+def sample(recipe: Path, root: str | None, overrides: Sequence[str], events: bool, rows: int, to: Path | None) -> int:
     from dataclasses import asdict
 
     from ..pipeline.sheet import write_sheet
@@ -266,7 +266,7 @@ def sample(recipe: Path, root: Path | None, overrides: Sequence[str], events: bo
 @click.argument("text", default="-")
 @click.option("--student", help="Which student; by default the one that is judged.")
 def answer(
-    recipe: Path, root: Path | None, overrides: Sequence[str], events: bool, text: str, student: str | None
+    recipe: Path, root: str | None, overrides: Sequence[str], events: bool, text: str, student: str | None
 ) -> int:
     from ..pipeline.use import answers
 
@@ -292,7 +292,7 @@ def answer(
 @click.option("--to", type=click.Path(path_type=Path), required=True, help="A folder that is not there yet.")
 @click.option("--student", help="Which student; by default the one that is judged.")
 def export(
-    recipe: Path, root: Path | None, overrides: Sequence[str], events: bool, form: str, to: Path, student: str | None
+    recipe: Path, root: str | None, overrides: Sequence[str], events: bool, form: str, to: Path, student: str | None
 ) -> int:
     from ..pipeline.export import export as write
 
@@ -327,14 +327,13 @@ def init(name: str, source: Path | None) -> int:
 
 
 @cli.command(epilog="Example: understudy demo")
-@click.option("--root", type=click.Path(path_type=Path), help="Where to put the run; by default ./runs.")
+@click.option("--root", help="Where to put the run; by default ./runs.")
 @click.option("--json", "events", is_flag=True, help="One JSON event a line on stdout.")
-def demo(root: Path | None, events: bool) -> int:
+def demo(root: str | None, events: bool) -> int:
     """Run the whole path on the teacher that ships in the package: no key, no download, no GPU, about 5 minutes."""
     from .story import tell
 
-    place = root or Path(os.environ.get("UNDERSTUDY_ROOT", "runs"))
-    with opened_run(HERE / "support-triage" / "recipe.yaml", place, (), events) as opened:
+    with opened_run(HERE / "support-triage" / "recipe.yaml", root_or(root, Path("runs")), (), events) as opened:
         _run(opened, None, gate=False)
         tell(opened)
     return 0

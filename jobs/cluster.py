@@ -19,12 +19,11 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from ..data.errors import BadInput, BudgetReached, TeacherUnreachable, UnderstudyError
 from ..data.rows import Failed
-from ..data.storage import LocalStorage
+from ..data.storage import open_storage
 from ..pipeline.context import Run
 from ..pipeline.executor import Asking
 from ..pipeline.progress import Reporter, Tracker
@@ -59,7 +58,7 @@ class Worker:
 
     def __init__(self, loaded: LoadedRecipe, root: str, teacher: str, workers: int) -> None:
         lent = Spend(cap=0.0 if loaded.recipe.budget else None)
-        self._run = Run(loaded, LocalStorage(Path(root)), Reporter(quiet=True), spend=lent)
+        self._run = Run(loaded, open_storage(root), Reporter(quiet=True), spend=lent)
         self._teacher = self._run.teacher(teacher)
         recipe = loaded.recipe.teachers[teacher]
         if isinstance(recipe, OpenAIRecipe):
@@ -79,6 +78,7 @@ class Worker:
         if self._run.spend.cap is not None:
             self._run.spend.cap += lent
         said = await asyncio.gather(*(self._ask(asking, item) for item in items), return_exceptions=True)
+        await asyncio.to_thread(self._run.ledger.flush)
         errors = [error for error in said if isinstance(error, BaseException)]
         others = [error for error in errors if not isinstance(error, BudgetReached)]
         if others:
@@ -151,7 +151,7 @@ class RayExecutor:
         self._connect()
         nodes = sum(node["Alive"] for node in ray.nodes())
         workers = self._workers or nodes
-        root = str(run.storage.local("."))
+        root = run.storage.place("")
         actor = ray.remote(Worker).options(
             num_cpus=0.1,
             num_gpus=_gpus(run, name),

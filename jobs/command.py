@@ -49,7 +49,7 @@ def recipe_command(help_text: str, *, example: str) -> Callable[[Callable[..., A
         for decorate in reversed(
             [
                 click.argument("recipe", type=click.Path(path_type=Path)),
-                click.option("--root", type=click.Path(path_type=Path), help="Where ledger, stages and reports live."),
+                click.option("--root", help="Where ledger, stages and reports live: a folder, or s3://bucket/prefix."),
                 click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one recipe field."),
                 click.option("--json", "events", is_flag=True, help="One JSON event a line on stdout."),
             ]
@@ -62,24 +62,28 @@ def recipe_command(help_text: str, *, example: str) -> Callable[[Callable[..., A
 
 @contextmanager
 def opened_run(
-    recipe: Path, root: Path | None, overrides: Sequence[str], events: bool, executor: Executor | None = None
+    recipe: Path, root: str | None, overrides: Sequence[str], events: bool, executor: Executor | None = None
 ) -> Iterator[Run]:
     """A run on a root; the first line printed says which root it is."""
-    from ..data.storage import LocalStorage
+    from ..data.storage import open_storage
     from ..pipeline.context import Run
     from ..pipeline.progress import Reporter
     from ..pipeline.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
-    chosen = root or (Path(os.environ["UNDERSTUDY_ROOT"]) if os.environ.get("UNDERSTUDY_ROOT") else None)
-    place = (chosen or _project(loaded.folder) / "runs").expanduser().resolve()
+    storage = open_storage(root_or(root, _project(loaded.folder) / "runs"))
     reporter = Reporter(events=events)
-    reporter.say(f"root: {place}")
-    run = Run(loaded, LocalStorage(place), reporter, executor)
+    reporter.say(f"root: {storage.place('')}")
+    run = Run(loaded, storage, reporter, executor)
     try:
         yield run
     finally:
         run.close()
+
+
+def root_or(root: str | None, default: Path) -> str:
+    """The root that the command line names, else the environment, else a folder."""
+    return root or os.environ.get("UNDERSTUDY_ROOT") or str(default)
 
 
 def _project(folder: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -15,11 +14,11 @@ from unicodedata import normalize
 import click
 
 from ..data.errors import BadInput
-from .command import cli, opened_run, recipe_command
+from .command import cli, opened_run, recipe_command, root_or
 
 if TYPE_CHECKING:
     from ..data.forgetting import Places
-    from ..data.storage import LocalStorage
+    from ..data.storage import Storage
     from ..pipeline.context import Run
     from ..pipeline.progress import Reporter
 
@@ -38,7 +37,7 @@ _SHOWN = 12
 @click.option("-n", "most", type=click.IntRange(1), default=20, show_default=True, help="Rows to show.")
 def data(
     recipe: Path,
-    root: Path | None,
+    root: str | None,
     overrides: Sequence[str],
     events: bool,
     row: str | None,
@@ -125,7 +124,7 @@ def root_command(group: click.Group, name: str, help_text: str, *, example: str)
     def wrap(function: Callable[..., Any]) -> click.Command:
         for decorate in (
             click.option("--json", "events", is_flag=True, help="One JSON event a line on stdout."),
-            click.option("--root", type=click.Path(path_type=Path), help="The root; by default ./runs."),
+            click.option("--root", help="The root; by default ./runs."),
         ):
             function = decorate(function)
         return group.command(name, help=help_text, epilog=f"Example: {example}")(function)
@@ -134,7 +133,7 @@ def root_command(group: click.Group, name: str, help_text: str, *, example: str)
 
 
 @contextmanager
-def opened_root(root: Path | None, events: bool, *, alone: bool) -> Iterator[tuple[LocalStorage, Reporter]]:
+def opened_root(root: str | None, events: bool, *, alone: bool) -> Iterator[tuple[Storage, Reporter]]:
     """A root that is there.
 
     Args:
@@ -145,16 +144,16 @@ def opened_root(root: Path | None, events: bool, *, alone: bool) -> Iterator[tup
         Locked: a run is under way.
     """
     from ..data.lock import Lock
-    from ..data.storage import LocalStorage
+    from ..data.storage import open_storage
     from ..pipeline.notes import jobs
     from ..pipeline.progress import Reporter
 
-    place = (root or Path(os.environ.get("UNDERSTUDY_ROOT", "runs"))).expanduser().resolve()
-    if not place.is_dir():
+    chosen = root_or(root, Path("runs"))
+    if "://" not in chosen and not (place := Path(chosen).expanduser().resolve()).is_dir():
         raise BadInput(f"{place}: no such root; give the one that runs named in their first line, with --root")
+    storage = open_storage(chosen)
     reporter = Reporter(events=events)
-    reporter.say(f"root: {place}")
-    storage = LocalStorage(place)
+    reporter.say(f"root: {storage.place('')}")
     with ExitStack() as held:
         for job in jobs(storage) if alone else ():
             held.enter_context(Lock(storage, f"{job}/lock.json"))
@@ -162,10 +161,10 @@ def opened_root(root: Path | None, events: bool, *, alone: bool) -> Iterator[tup
 
 
 @cli.group("ledger", invoke_without_command=True, epilog="Example: understudy ledger --root runs")
-@click.option("--root", type=click.Path(path_type=Path), help="The root; by default ./runs.")
+@click.option("--root", help="The root; by default ./runs.")
 @click.option("--json", "events", is_flag=True, help="One JSON event a line on stdout.")
 @click.pass_context
-def ledger_group(context: click.Context, root: Path | None, events: bool) -> None:
+def ledger_group(context: click.Context, root: str | None, events: bool) -> None:
     """Count what was asked and paid for, by teacher, run and month."""
     if context.invoked_subcommand is not None:
         context.default_map = {context.invoked_subcommand: {"root": root, "events": events}}
@@ -193,7 +192,7 @@ def ledger_group(context: click.Context, root: Path | None, events: bool) -> Non
 @click.option("--match", required=True, help="The text; upper and lower case alike.")
 @click.option("--regex", is_flag=True, help="It is a regular expression.")
 @click.option("--yes", is_flag=True, help="Erase it.")
-def forget(root: Path | None, events: bool, match: str, regex: bool, yes: bool) -> int:
+def forget(root: str | None, events: bool, match: str, regex: bool, yes: bool) -> int:
     from ..data.forgetting import find
     from ..data.forgetting import forget as erase
     from ..data.ledger import Ledger
@@ -258,7 +257,7 @@ def _next(places: Places, inputs: bool, erased: bool) -> str:
     example="understudy gc --root runs --yes",
 )
 @click.option("--yes", is_flag=True, help="Remove it.")
-def gc(root: Path | None, events: bool, yes: bool) -> int:
+def gc(root: str | None, events: bool, yes: bool) -> int:
     from ..pipeline.garbage import leftovers
 
     with opened_root(root, events, alone=yes) as (storage, reporter):

@@ -64,6 +64,7 @@ class LocalExecutor:
             tracker.advance(lambda: run.spend.line(teacher.in_flight))
 
         run_loop(for_each(items, ask, run.window(name)))
+        run.ledger.flush()
 
     def close(self) -> None:
         """Nothing to give back."""

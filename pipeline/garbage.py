@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 
 from ..data.errors import BadInput
-from ..data.storage import Storage
+from ..data.storage import Storage, holds
 from .notes import NOTE, jobs, read_note
 
 _DAY = 86_400.0
@@ -31,12 +31,13 @@ class Leftover:
 
 def leftovers(storage: Storage) -> list[Leftover]:
     """What may be removed."""
-    folders = sorted(path for path in storage.local("stages").glob("*") if path.is_dir() and path.name[0] != ".")
+    folders = storage.folders("stages")
     used = in_use(storage)  # read after the folders: a run notes a folder before it makes it
     found = []
-    for folder in folders:
-        if (path := f"stages/{folder.name}") not in used:
-            why = "no job's last run names it" if (folder / "manifest.json").exists() else "unfinished, and in no job"
+    for path in folders:
+        if path not in used:
+            finished = holds(storage, f"{path}/manifest.json")
+            why = "no job's last run names it" if finished else "unfinished, and in no job"
             found.append(_leftover(storage, path, why))
     for path in storage.leftovers():
         with contextlib.suppress(FileNotFoundError):  # its writer is done with it
@@ -59,15 +60,12 @@ def in_use(storage: Storage) -> set[str]:
     for job in jobs(storage):
         note = read_note(storage, job)
         if note is None:
-            where = storage.local(job)
+            where = storage.place(job)
             raise BadInput(f"{where}: has no {NOTE}, so what it needs is not known; run that job again")
         used.update(note.stages.values())
     return used
 
 
 def _leftover(storage: Storage, path: str, why: str) -> Leftover:
-    place = storage.local(path)
-    files = [place] if place.is_file() else [file for file in place.rglob("*") if file.is_file()]
-    stats = [file.stat() for file in files]
-    newest = max((stat.st_mtime for stat in stats), default=place.stat().st_mtime)
-    return Leftover(path, sum(stat.st_size for stat in stats), max(0.0, (time.time() - newest) / _DAY), why)
+    size, newest = storage.measure(path)
+    return Leftover(path, size, max(0.0, (time.time() - newest) / _DAY), why)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.storage import Storage
+from ..data.storage import Storage, holds
 
 NOTE = "stages.json"
 
@@ -43,5 +43,6 @@ def write_note(storage: Storage, job: str, note: Note) -> None:
 
 def jobs(storage: Storage) -> list[str]:
     """Names of the jobs that have run on a root."""
-    root = storage.local("")
-    return sorted({path.parent.name for name in ("recipe.yaml", NOTE) for path in root.glob(f"*/{name}")})
+    return [
+        job for job in storage.folders("") if any(holds(storage, f"{job}/{name}") for name in ("recipe.yaml", NOTE))
+    ]

@@ -9,10 +9,11 @@ from typing import Any
 
 from ..data.artifact import Artifact
 from ..data.rows import SIDES
+from ..data.storage import holds
 from .context import Run
 from .curve import FEWEST
 from .learning import learning, usd_per_row
-from .report import first_line, write_report
+from .report import first_line, report_files
 from .scoring import score_tests
 from .table import ModelFacts, TestRows, read_table
 from .verification import verification
@@ -107,13 +108,14 @@ def _payback(usd: float | None, models: Mapping[str, Any], student: str | None) 
 def publish_report(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Write report.json and report.html into the run's folder, unless they are there already."""
     report = make_report(run, manifests)
-    folder = run.storage.local(run.recipe.name)
+    job, storage = run.recipe.name, run.storage
     try:
-        known = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        known = json.loads(storage.read(f"{job}/report.json"))
     except (OSError, ValueError):
         known = None
-    if known != report or not all((folder / name).exists() for name in ("report.html", "card.md")):
-        write_report(report, folder)
+    if known != report or not all(holds(storage, f"{job}/{name}") for name in ("report.html", "card.md")):
+        for name, content in report_files(report).items():
+            storage.replace(f"{job}/{name}", content)
     return report
 
 

@@ -68,7 +68,7 @@ def rehearse(run: Run, made: Mapping[str, Artifact]) -> None:
             run.reporter.say(f"  {path} ({size_of(content):,} bytes)")
         card = f"{run.recipe.name}/{parcel.what}-card.md"
         run.storage.replace(card, content_of(parcel.files["README.md"]))
-        run.reporter.say(f"  its card: {run.storage.local(card)}")
+        run.reporter.say(f"  its card: {run.storage.place(card)}")
         facts = {"what": parcel.what, "to": parcel.place.name, "tag": parcel.tag, "files": sorted(parcel.files)}
         run.reporter.event("publish", **facts, dry_run=True)
     if held_back:

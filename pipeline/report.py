@@ -23,7 +23,7 @@ from . import charts, planes, words
 from .card import model_card
 from .words import first_line
 
-__all__ = ["check_report", "first_line", "render_page", "write_report"]
+__all__ = ["check_report", "first_line", "render_page", "report_files"]
 
 _PAGE = Path(__file__).parent / "page"
 
@@ -40,23 +40,19 @@ _ROOM_FOR_CONFUSION = 5_000
 """Pairs of labels that the page can show; the most frequent ones are kept."""
 
 
-def write_report(report: Mapping[str, Any], folder: Path) -> None:
-    """Write report.json, report.html and card.md into a folder.
+def report_files(report: Mapping[str, Any]) -> dict[str, bytes]:
+    """report.json, report.html and card.md, by name.
 
     Raises:
         UnderstudyError: the report is not what schema.json says.
     """
     check_report(report)
-    folder.mkdir(parents=True, exist_ok=True)
     files = {
         "report.json": json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
         "report.html": render_page(report),
         "card.md": model_card(report),
     }
-    for name, content in files.items():
-        unfinished = folder / f".{name}"
-        unfinished.write_text(content, encoding="utf-8", errors="replace")
-        unfinished.replace(folder / name)
+    return {name: content.encode(errors="replace") for name, content in files.items()}
 
 
 def check_report(report: Mapping[str, Any]) -> None:

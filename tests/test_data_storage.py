@@ -244,7 +244,8 @@ def test_a_folder_whose_deletion_was_cut_short_is_out_of_sight(tmp_path):
 def test_a_segment_tells_where_each_append_starts_and_shows_it_at_once(tmp_path):
     storage = LocalStorage(tmp_path)
     segment = storage.segment("ledger/segments/a")
-    assert [segment.append(data) for data in (b"one\n", b"two!\n", b"three\n")] == [0, 4, 9]
+    starts = [segment.append(data) for data in (b"one\n", b"two!\n", b"three\n")]
+    assert starts == [("ledger/segments/a", 0), ("ledger/segments/a", 4), ("ledger/segments/a", 9)]
     assert storage.read("ledger/segments/a") == b"one\ntwo!\nthree\n"
     segment.close()
 

@@ -18,11 +18,17 @@ from understudy.pipeline.card import model_card
 from understudy.pipeline.charts import Scale
 from understudy.pipeline.planes import curve, reliability
 from understudy.pipeline.proof import verdict_lines
-from understudy.pipeline.report import check_report, first_line, render_page, write_report
+from understudy.pipeline.report import check_report, first_line, render_page, report_files
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 HOSTILE = "</script><script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
+
+
+def write_report(report: dict, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, content in report_files(report).items():
+        (folder / name).write_bytes(content)
 
 
 def score(value: float) -> dict[str, Any]:
