@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from ..data.storage import Storage
     from ..pipeline.context import Run
     from ..pipeline.executor import Executor
+    from ..pipeline.progress import Reporter
 
 
 class _Commands(click.Group):
@@ -65,20 +67,26 @@ def opened_run(
     recipe: Path, root: str | None, overrides: Sequence[str], events: bool, executor: Executor | None = None
 ) -> Iterator[Run]:
     """A run on a root; the first line printed says which root it is."""
-    from ..data.storage import open_storage
     from ..pipeline.context import Run
     from ..pipeline.progress import Reporter
     from ..pipeline.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
-    storage = open_storage(root_or(root, _project(loaded.folder) / "runs"))
     reporter = Reporter(events=events)
-    reporter.say(f"root: {storage.place('')}")
-    run = Run(loaded, storage, reporter, executor)
+    run = Run(loaded, told_storage(root_or(root, _project(loaded.folder) / "runs"), reporter), reporter, executor)
     try:
         yield run
     finally:
         run.close()
+
+
+def told_storage(root: str, reporter: Reporter) -> Storage:
+    """The storage of a root, once it is said which root that is."""
+    from ..data.storage import open_storage
+
+    place = root.rstrip("/") if "://" in root else str(Path(root).expanduser().resolve())
+    reporter.say(f"root: {place}")
+    return open_storage(place)
 
 
 def root_or(root: str | None, default: Path) -> str:

@@ -14,7 +14,7 @@ from unicodedata import normalize
 import click
 
 from ..data.errors import BadInput
-from .command import cli, opened_run, recipe_command, root_or
+from .command import cli, opened_run, recipe_command, root_or, told_storage
 
 if TYPE_CHECKING:
     from ..data.forgetting import Places
@@ -144,16 +144,14 @@ def opened_root(root: str | None, events: bool, *, alone: bool) -> Iterator[tupl
         Locked: a run is under way.
     """
     from ..data.lock import Lock
-    from ..data.storage import open_storage
     from ..pipeline.notes import jobs
     from ..pipeline.progress import Reporter
 
     chosen = root_or(root, Path("runs"))
     if "://" not in chosen and not (place := Path(chosen).expanduser().resolve()).is_dir():
         raise BadInput(f"{place}: no such root; give the one that runs named in their first line, with --root")
-    storage = open_storage(chosen)
     reporter = Reporter(events=events)
-    reporter.say(f"root: {storage.place('')}")
+    storage = told_storage(chosen, reporter)
     with ExitStack() as held:
         for job in jobs(storage) if alone else ():
             held.enter_context(Lock(storage, f"{job}/lock.json"))
