@@ -311,7 +311,7 @@ def export(
         return EXIT_CODES[made.proof.verdict.decision]
 
 
-from . import look  # noqa: E402, F401  its commands follow those above, as a newcomer meets them
+from . import look, submit  # noqa: E402, F401  their commands follow those above, as a newcomer meets them
 
 
 @cli.command(epilog="Example: understudy init tickets --from tickets.csv")
@@ -366,8 +366,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         print(_one_line(error), file=sys.stderr)
         code = 2
-    except (Stopped, click.Abort, KeyboardInterrupt):
-        print("understudy: stopped; run the same command again to go on", file=sys.stderr)
+    except (Stopped, click.Abort, KeyboardInterrupt) as stopped:
+        print(f"understudy: {str(stopped) or 'stopped; run the same command again to go on'}", file=sys.stderr)
         code = _INTERRUPTED[received]
     except UnderstudyError as error:
         print(f"understudy: {error}", file=sys.stderr)

@@ -105,7 +105,9 @@ class Tracker:
             )
         if now - self._sent > _EVERY_SECONDS / 5:
             self._sent = now
-            self._reporter.event("progress", stage=self._stage, done=self.done, total=self._total, detail=words)
+            self._reporter.event(
+                "progress", stage=self._stage, done=self.done, total=self._total, unit=self._unit, detail=words
+            )
 
     def _rate(self, now: float) -> float:
         """Items a second since the first was finished, before which models load; 0 while nobody knows."""
