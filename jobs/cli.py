@@ -311,7 +311,7 @@ def export(
         return EXIT_CODES[made.proof.verdict.decision]
 
 
-from . import look, submit  # noqa: E402, F401  their commands follow those above, as a newcomer meets them
+from . import look, schedule, submit  # noqa: E402, F401  their commands follow those above, as a newcomer meets them
 
 
 @cli.command(epilog="Example: understudy init tickets --from tickets.csv")

@@ -73,7 +73,7 @@ def opened_run(
 
     loaded = load_recipe(recipe, overrides)
     reporter = Reporter(events=events)
-    run = Run(loaded, told_storage(root_or(root, _project(loaded.folder) / "runs"), reporter), reporter, executor)
+    run = Run(loaded, told_storage(root_or(root, project(loaded.folder) / "runs"), reporter), reporter, executor)
     try:
         yield run
     finally:
@@ -94,6 +94,6 @@ def root_or(root: str | None, default: Path) -> str:
     return root or os.environ.get("UNDERSTUDY_ROOT") or str(default)
 
 
-def _project(folder: Path) -> Path:
+def project(folder: Path) -> Path:
     """The recipe's project: the folder that holds `jobs/`, where the recipe stands in `jobs/<name>/`."""
     return folder.parent.parent if folder.parent.name == "jobs" else folder

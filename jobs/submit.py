@@ -43,7 +43,8 @@ class Order:
         words = ["python", "-m", "understudy.jobs", "run", recipe, "--root", self.root, "--json", "--on", self.on]
         words += [word for override in self.overrides for word in ("--set", override)]
         words += ["--workers", str(self.workers)] if self.workers else []
-        run = f"exec {shlex.join(words)}" + (' --address "$RAY_ADDRESS"' if self.on == "ray" else "")
+        words += ["--address", "auto"] if self.on == "ray" else []  # RAY_ADDRESS, which Ray sets for a job
+        run = f"exec {shlex.join(words)}"
         return f"{_refusal_of_another_version()}; {run}" if self.installed else run
 
 

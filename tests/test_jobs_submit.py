@@ -340,7 +340,7 @@ def test_an_image_with_another_version_is_refused_where_it_runs(there, code, tmp
     order = Order(load_recipe(write_job(tmp_path)), "s3://b/runs", "ray", 3, ["a='b c'"], True, {})
     done = subprocess.run(
         ["sh", "-c", order.entrypoint("jobs/t/recipe.yaml")],
-        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "RAY_ADDRESS": "head:6379"},
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         check=False,
@@ -351,7 +351,7 @@ def test_an_image_with_another_version_is_refused_where_it_runs(there, code, tmp
             "understudy: the cluster has no understudy 0.1.0, which submits; give it an image "
         )
     else:
-        run = "run jobs/t/recipe.yaml --root s3://b/runs --json --on ray --set a='b c' --workers 3 --address head:6379"
+        run = "run jobs/t/recipe.yaml --root s3://b/runs --json --on ray --set a='b c' --workers 3 --address auto"
         assert done.stdout == f"-m understudy.jobs {run}\n"
 
 
