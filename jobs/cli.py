@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,8 +85,21 @@ def _executor(on: str, address: str | None, workers: int | None) -> Executor | N
     example="understudy run jobs/tickets/recipe.yaml --set train.epochs=4",
 )
 @_asking
-def run(recipe: Path, root: str | None, overrides: Sequence[str], events: bool, no_gate: bool, **where: Any) -> int:
-    with opened_run(recipe, root, overrides, events, _executor(**where)) as opened:
+@click.option("--metrics", metavar="PORT|FILE", help="Tell Prometheus: serve on a port, or write a .prom file.")
+def run(
+    recipe: Path,
+    root: str | None,
+    overrides: Sequence[str],
+    events: bool,
+    no_gate: bool,
+    metrics: str | None,
+    **where: Any,
+) -> int:
+    with opened_run(recipe, root, overrides, events, _executor(**where)) as opened, ExitStack() as told:
+        if metrics is not None:
+            from .metrics import measured
+
+            told.enter_context(measured(opened, metrics))
         if sys.stderr.isatty():
             _say_plan(opened)
         return _run(opened, None, not no_gate)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,6 +24,8 @@ class Reporter:
     def __init__(self, *, events: bool = False, quiet: bool = False) -> None:
         self._events = events
         self._quiet = quiet
+        self.listeners: list[Callable[[str, Mapping[str, Any]], None]] = []
+        """Told every event, whether or not programs asked for them."""
 
     def say(self, text: str) -> None:
         """A line for people."""
@@ -32,6 +34,8 @@ class Reporter:
 
     def event(self, kind: str, **fields: Any) -> None:
         """A line for programs; nothing unless events were asked for."""
+        for listen in self.listeners:
+            listen(kind, fields)
         if self._events:
             print(json.dumps({"event": kind, **fields}, ensure_ascii=False), flush=True)
 
