@@ -55,18 +55,18 @@ class Screen:
     def clear(self) -> None:
         """Take the bar away."""
         self._bar.close()
-        self._stage = None
+        self._tracker = None
 
     def _draw(self, event: dict[str, Any]) -> None:
         if not self._live:
             return
-        if event["stage"] != self._stage:
+        if self._tracker is None or event["stage"] != self._stage:
             self.clear()
             self._stage = event["stage"]
-            self._tracker = self._bar.enter_context(
-                Reporter().track(event["stage"], event["total"], event["unit"])  # its events are the job's
-            )
-        assert self._tracker is not None
+            silent = Reporter()  # the events are the job's own
+            self._tracker = self._bar.enter_context(silent.track(event["stage"], event["total"], event["unit"]))
+            self._tracker.done = event["done"]
+            self._tracker.expect(event["total"])  # draws at once
         self._tracker.advance(lambda: str(event["detail"]), to=event["done"])
 
 

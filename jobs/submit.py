@@ -67,7 +67,7 @@ def _refusal_of_another_version() -> str:
 @click.option("--on", type=click.Choice(["ray", "local"]), default="ray", help="Ask from all nodes, or from the head.")
 @click.option("--workers", type=click.IntRange(1), help="Ray actors; by default one a node.")
 @click.option("--installed", is_flag=True, help="The cluster's image has this version: send no code.")
-@click.option("--env", "names", multiple=True, metavar="NAME", help="Pass a variable of this environment on.")
+@click.option("--env", "names", multiple=True, metavar="NAME", help="Pass a variable on; Ray's own logs have it too.")
 @click.option("--id", "name", help="The job's id; by default made of the recipe and its files.")
 @click.option("--detach", is_flag=True, help="Do not follow.")
 @click.option("--status", is_flag=True, help="Say how the recipe's last job is, or the one with --id.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -365,6 +366,28 @@ def test_lines_and_events_of_a_job_are_told_apart(capsys):
     told = capsys.readouterr()
     assert told.out == '{"event": "stage", "stage": "label"}\n'
     assert told.err == 'label: done\n{"event": broken\n{"other": 1}\n'
+
+
+def test_the_bar_of_a_job_is_drawn_from_its_events_and_its_lines_stay(tmp_path):
+    progress = {"event": "progress", "stage": "label", "total": 120, "unit": "rows", "detail": "in flight"}
+    lines = [json.dumps({**progress, "done": done}) for done in (7, 70)]
+    lines[1:1] = ["  label: 50/120 rows, 9 rows/s", "  a note"]
+    code = (
+        "from understudy.jobs.follow import Screen\n"
+        "from understudy.pipeline.progress import Reporter\n"
+        f"screen = Screen(Reporter(), events=False)\n"
+        f"for line in {lines}: screen.show(line)\n"
+        "screen.clear(); screen.show('label: done')\n"
+    )
+    ours, theirs = pty.openpty()
+    with open(theirs, "wb") as terminal:
+        subprocess.run([sys.executable, "-c", code], stderr=terminal, check=True)
+    drawn = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert "7/120" in drawn
+    assert "  a note\r\n" in drawn
+    assert "50/120" not in drawn
+    assert drawn.rstrip().endswith("label: done")
 
 
 @pytest.mark.parametrize(
