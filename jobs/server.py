@@ -13,15 +13,19 @@ import platform
 import re
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from ..data.errors import BadInput, TeacherUnreachable, UnderstudyError, in_a_line
+from ..data.errors import BadInput, TeacherUnreachable, UnderstudyError
+
+Answer = TypeVar("Answer")
 
 _PATIENCE = 30.0
-"""Seconds for a head that has just started to have an agent for jobs, or for one that is lost to come back."""
+"""Seconds for a head that has just started, or is busy, to come to itself."""
+
+_TRIES = 3
+"""To read the rest of what a job said that has ended."""
 
 _NOISE = re.compile(r"\d{4}-\d\d-\d\d .*\sINFO job_manager\.py:\d+ -- |Running entrypoint for job ")
 """Lines that Ray writes into a job's log."""
@@ -40,33 +44,29 @@ class JobServer:
         if urlsplit(self.address).scheme not in ("http", "https"):
             raise BadInput(f"--address {address}: expected the cluster's dashboard, such as http://head:8265")
         try:
-            from ray.job_submission import JobSubmissionClient
+            import ray.job_submission  # noqa: F401  here, so that its absence is told first
         except ImportError:
             raise BadInput("submit: ray is not installed; run `pip install 'understudy[ray]'`") from None
         for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
             os.environ.pop(name, None)
         for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
             logging.getLogger(f"ray.{name}").setLevel(logging.ERROR)
-        with self._told():
-            self._knock()
-            self._client = JobSubmissionClient(self.address)
-            self._refuse_another_ray()
+        self._client = self._ask(self._connected, patience=0)
+        self._refuse_another_ray()
 
     def jobs(self) -> dict[str, Any]:
         """Ray's details of every job by its id, in the order in which they began."""
-        with self._told():
-            found = [job for job in self._client.list_jobs() if job.submission_id]
+        found = [job for job in self._ask(self._client.list_jobs) if job.submission_id]
         return {job.submission_id: job for job in sorted(found, key=lambda job: job.start_time or 0)}
 
     def job(self, name: str) -> Any:
         """Ray's details of one job."""
-        with self._told():
-            return self._client.get_job_info(name)
+        return self._ask(lambda: self._client.get_job_info(name))
 
     def start(self, name: str, entrypoint: str, runtime_env: Mapping[str, Any], metadata: Mapping[str, str]) -> bool:
         """Start a job; False, and nothing started, where there is one of this id."""
-        until = time.monotonic() + _PATIENCE
-        while True:
+
+        def submit() -> bool:
             try:
                 self._client.submit_job(
                     entrypoint=entrypoint,
@@ -77,45 +77,50 @@ class JobServer:
             except RuntimeError as error:
                 if "already exists" in str(error):
                     return False
-                if "No available agent" not in str(error) or time.monotonic() > until:
-                    raise UnderstudyError(f"job {name}: {self.address} did not take it: {_last_line(error)}") from None
-                time.sleep(1)
-            else:
-                return True
+                if "status code 5" in str(error):  # such as: no agent yet
+                    raise
+                raise UnderstudyError(f"job {name}: {self.address} did not take it: {_last_line(error)}") from None
+            return True
+
+        return self._ask(submit)
 
     def stop(self, name: str) -> bool:
         """Ask a job to stop, and wait until it has; False where it had ended before."""
-        with self._told():
-            stopped: bool = self._client.stop_job(name)
-            while stopped and not self._client.get_job_info(name).status.is_terminal():
-                time.sleep(0.2)
+        stopped: bool = self._ask(lambda: self._client.stop_job(name))
+        while stopped and not self.job(name).status.is_terminal():
+            time.sleep(0.2)
         return stopped
 
     async def lines(self, name: str) -> AsyncIterator[str]:
         """What a job says, from its first line to its last, across a connection that breaks."""
         from aiohttp import ClientError
 
-        seen, lost = 0, 0.0
+        seen = broken = 0
         while True:
-            text, said = "", 0
+            said, text = 0, ""
             try:
                 async for part in self._client.tail_job_logs(name):
                     *whole, text = (text + part).split("\n")
                     for line in whole:
                         said += 1
                         if said > seen:
-                            seen, lost = said, 0.0
+                            seen, broken = said, 0
                             if line.strip() and not _NOISE.match(line):
                                 yield line
-                if self.job(name).status.is_terminal():
-                    if text.strip():
-                        yield text
-                    return
-            except (ClientError, OSError, RuntimeError, TeacherUnreachable) as error:
-                lost = lost or time.monotonic()
-                if time.monotonic() - lost > _PATIENCE:
-                    raise self._unreachable(error) from None
+                broken = 0
+            except (ClientError, OSError, RuntimeError):
+                broken += 1
+            if self.job(name).status.is_terminal() and (not broken or broken > _TRIES):
+                if text.strip():
+                    yield text
+                return
             await asyncio.sleep(1)
+
+    def _connected(self) -> Any:
+        from ray.job_submission import JobSubmissionClient
+
+        self._knock()
+        return JobSubmissionClient(self.address)
 
     def _knock(self) -> None:
         """Fail at once where nobody listens."""
@@ -127,9 +132,9 @@ class JobServer:
         """Where the code was never run; the driver and all workers have the cluster's Ray and Python."""
         import ray
 
-        there = self._client._do_request("GET", "/api/version").json()
-        python = self._client._do_request("GET", "/api/v0/cluster_metadata").json()["data"]["pythonVersion"]
-        found = {"Ray": there["ray_version"], "Python": python.rpartition(".")[0]}
+        there = self._ask(lambda: self._client._do_request("GET", "/api/version").json())
+        more = self._ask(lambda: self._client._do_request("GET", "/api/v0/cluster_metadata").json()["data"])
+        found = {"Ray": there["ray_version"], "Python": more["pythonVersion"].rpartition(".")[0]}
         here = {"Ray": ray.__version__, "Python": platform.python_version().rpartition(".")[0]}
         for what, version in here.items():
             if found[what] != version:
@@ -138,26 +143,27 @@ class JobServer:
                     f"submit from an environment with {what} {found[what]}, or give the cluster an image with {version}"
                 )
 
-    @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _ask(self, call: Callable[[], Answer], patience: float = _PATIENCE) -> Answer:
+        """What a call returns; it is repeated while the head is not itself."""
         from ray.exceptions import AuthenticationError
 
-        try:
-            yield
-        except AuthenticationError as error:
-            refused = "refuses the token" if "Invalid" in str(error) else "asks for a token, and none was sent"
-            raise BadInput(
-                f"--address {self.address}: {refused}; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with "
-                "the cluster's token"
-            ) from None
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
-            raise self._unreachable(error) from None
-
-    def _unreachable(self, error: BaseException) -> TeacherUnreachable:
-        return TeacherUnreachable(
-            f"--address {self.address}: no Ray job server answers there: {in_a_line(error)}; start the cluster, or "
-            "give its dashboard's address, such as http://head:8265"
-        )
+        until = time.monotonic() + patience
+        while True:
+            try:
+                return call()
+            except AuthenticationError as error:
+                refused = "refuses the token" if "Invalid" in str(error) else "asks for a token, and none was sent"
+                raise BadInput(
+                    f"--address {self.address}: {refused}; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file "
+                    "with the cluster's token"
+                ) from None
+            except (OSError, RuntimeError, ValueError, KeyError) as error:
+                if time.monotonic() >= until:
+                    raise TeacherUnreachable(
+                        f"--address {self.address}: no Ray job server answers there: {_last_line(error)}; start the "
+                        "cluster, or give its dashboard's address, such as http://head:8265"
+                    ) from None
+            time.sleep(1)
 
 
 def _last_line(error: BaseException) -> str:
