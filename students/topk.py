@@ -15,9 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_LOGITS = 32 * 2**20
-"""Logits in memory at once: 128 MiB in float32."""
-
 
 def topk_loss(hidden_NH: Tensor, weight_VH: Tensor, ids_NK: Tensor, logps_NK: Tensor) -> Tensor:
     """KL divergence, teacher to student, mean over positions.
@@ -31,13 +28,14 @@ def topk_loss(hidden_NH: Tensor, weight_VH: Tensor, ids_NK: Tensor, logps_NK: Te
 
     Returns:
         Scalar in nats, float32. Its gradients are computed on the way and kept: only its sum with other losses, or a
-        multiple of it, may be differentiated.
+        multiple of it, may be differentiated, and once.
     Source: Hinton et al. 2015, arXiv:1503.02531 (soft targets); the bucket is ours.
     """
     device = hidden_NH.device.type
     if torch.is_autocast_enabled(device):
         hidden_NH = hidden_NH.to(torch.get_autocast_dtype(device))
-    loss: Tensor = _TopK.apply(hidden_NH, weight_VH, ids_NK, logps_NK)  # type: ignore[no-untyped-call]
+    with torch.autocast(device, enabled=False):  # it would widen the softmax to 32 bits
+        loss: Tensor = _TopK.apply(hidden_NH, weight_VH, ids_NK, logps_NK)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -46,28 +44,46 @@ class _TopK(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, ids_NK: Tensor, logps_NK: Tensor) -> Tensor:
-        positions = len(hidden_NH)
         head_VH = weight_VH.to(hidden_NH.dtype)
         grad_NH = torch.empty_like(hidden_NH)
         grad_VH = torch.zeros_like(weight_VH) if ctx.needs_input_grad[1] else None
         loss = torch.zeros((), dtype=torch.float32, device=hidden_NH.device)
-        chunk = max(1, _LOGITS // len(weight_VH))
-        for start in range(0, positions, chunk):
+        chunk = _chunk(weight_VH)
+        for start in range(0, len(hidden_NH), chunk):
             part = slice(start, start + chunk)
-            logits = (hidden_NH[part] @ head_VH.T).float()
+            logits = hidden_NH[part] @ head_VH.T
             loss += _turn_into_gradient(logits, ids_NK[part], logps_NK[part].float())
-            gradient = (logits / positions).to(hidden_NH.dtype)
-            grad_NH[part] = gradient @ head_VH
+            torch.mm(logits, head_VH, out=grad_NH[part])
             if grad_VH is not None:
-                grad_VH += gradient.T @ hidden_NH[part]
+                _add_product(grad_VH, logits.T, hidden_NH[part])
         ctx.save_for_backward(grad_NH, grad_VH)
-        return loss / positions
+        return loss / len(hidden_NH)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         grad_NH, grad_VH = ctx.saved_tensors
-        scale = grads[0]
-        return grad_NH * scale, None if grad_VH is None else grad_VH * scale, None, None
+        scale = grads[0] / len(grad_NH)
+        return grad_NH.mul_(scale), None if grad_VH is None else grad_VH.mul_(scale), None, None
+
+
+def _chunk(weight_VH: Tensor) -> int:
+    """Positions at a time, for as many logits as suit the device.
+
+    Few on a CPU, where the system clears a large block of memory each time; many on a GPU, where each chunk reads and
+    writes the head's whole gradient.
+    """
+    logits = 2**27 if weight_VH.is_cuda else 2**22
+    return max(256, logits // len(weight_VH))
+
+
+def _add_product(sum_VH: Tensor, left_VC: Tensor, right_CH: Tensor) -> None:
+    """Add a product to the sum, in the sum's precision where the device can."""
+    if sum_VH.dtype == left_VC.dtype:
+        sum_VH.addmm_(left_VC, right_CH)
+    elif sum_VH.is_cuda:
+        torch.addmm(sum_VH, left_VC, right_CH, out_dtype=sum_VH.dtype, out=sum_VH)
+    else:
+        sum_VH += left_VC @ right_CH
 
 
 def _turn_into_gradient(logits_CV: Tensor, ids_CK: Tensor, logps_CK: Tensor) -> Tensor:
@@ -75,18 +91,30 @@ def _turn_into_gradient(logits_CV: Tensor, ids_CK: Tensor, logps_CK: Tensor) -> 
 
     For a stored token it is q - p. For another it is q (1 - p_rest / q_rest): the rest of the student keeps its shape.
     """
-    probs_CK = logps_CK.exp()
-    probs_CK = probs_CK / probs_CK.sum(-1, keepdim=True).clamp(min=1)  # stored in 16 bits, a sum may pass 1
-    rest_C1 = (1 - probs_CK.sum(-1, keepdim=True)).clamp(min=0)
-    all_C1 = logits_CV.logsumexp(-1, keepdim=True)
-    said_CK = logits_CV.gather(1, ids_CK) - all_C1
-    logits_CV.scatter_(1, ids_CK, -torch.inf)
-    others_C1 = logits_CV.logsumexp(-1, keepdim=True)  # never 1 minus the sum of the stored ones: that would cancel
-    rest_C1 = rest_C1.masked_fill(others_C1 == -torch.inf, 0)
-    others_C1 = others_C1.clamp(min=torch.finfo(torch.float32).min)  # the whole vocabulary is stored
-    loss = (torch.xlogy(probs_CK, probs_CK) - probs_CK * said_CK).sum()
-    loss += (torch.xlogy(rest_C1, rest_C1) - rest_C1 * (others_C1 - all_C1)).sum()
-    logits_CV.sub_(others_C1).exp_().mul_((others_C1 - all_C1).exp() - rest_C1)
-    logits_CV.scatter_(1, ids_CK, said_CK.exp())
-    logits_CV.scatter_add_(1, ids_CK, -probs_CK)
+    first_CK, probs_CK, rest_C1 = _told(ids_CK, logps_CK)
+    exact = torch.promote_types(logits_CV.dtype, torch.float32)
+    rows_C1 = torch.arange(len(ids_CK), device=ids_CK.device)[:, None]
+    nothing = torch.finfo(logits_CV.dtype).min
+    said_CK = logits_CV.gather(1, ids_CK).to(exact)
+    logits_CV[rows_C1, ids_CK] = nothing  # scatter_ would copy a chunk of 16 bits
+    shares_CV = logits_CV.softmax(-1)  # among the rest
+    highest_C1 = logits_CV.amax(-1, keepdim=True).to(exact)
+    rest_C1 = rest_C1.masked_fill(highest_C1 == nothing, 0)  # the whole vocabulary is stored
+    # Never 1 minus the sum of the stored ones: that would cancel.
+    others_C1 = highest_C1 - shares_CV.amax(-1, keepdim=True).to(exact).log()
+    all_C1 = said_CK.where(first_CK, -torch.inf).logsumexp(-1, keepdim=True).logaddexp(others_C1)
+    said_CK, others_C1 = said_CK - all_C1, others_C1 - all_C1
+    loss = ((torch.xlogy(probs_CK, probs_CK) - probs_CK * said_CK) * first_CK).sum()
+    loss += (torch.xlogy(rest_C1, rest_C1) - rest_C1 * others_C1).sum()
+    torch.mul(shares_CV, others_C1.exp() - rest_C1, out=logits_CV)
+    logits_CV[rows_C1, ids_CK] = (said_CK.exp() - probs_CK).to(logits_CV.dtype)
     return loss
+
+
+def _told(ids_CK: Tensor, logps_CK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What the teacher said: where a token stands for the first time, its probability in all, and that of the rest."""
+    same_CKK = ids_CK[:, :, None] == ids_CK[:, None, :]
+    first_CK = ~same_CKK.tril(-1).any(-1)
+    probs_CK = (same_CKK * logps_CK.exp()[:, None]).sum(-1)
+    sum_C1 = (probs_CK * first_CK).sum(-1, keepdim=True)
+    return first_CK, probs_CK / sum_C1.clamp(min=1), (1 - sum_C1).clamp(min=0)  # stored in 16 bits, a sum may pass 1

@@ -53,7 +53,7 @@ def a_case(positions=23, vocabulary=101, width=16, kept=8, dtype=torch.float64, 
 
 
 def test_loss_and_gradients_are_those_of_the_slow_version(monkeypatch):
-    monkeypatch.setattr(topk, "_LOGITS", 101 * 7)  # several chunks, the last one short
+    monkeypatch.setattr(topk, "_chunk", lambda _: 7)  # several chunks, the last one short
     hidden, weight, ids, logps = a_case()
     expected = slow(hidden, weight, ids, logps)
     wanted = torch.autograd.grad(expected, (hidden, weight))
@@ -70,7 +70,7 @@ def test_loss_and_gradients_are_those_of_the_slow_version(monkeypatch):
 def test_the_size_of_a_chunk_changes_nothing(monkeypatch, chunk):
     hidden, weight, ids, logps = a_case()
     whole = torch.autograd.grad(topk_loss(hidden, weight, ids, logps), (hidden, weight))
-    monkeypatch.setattr(topk, "_LOGITS", 101 * chunk)
+    monkeypatch.setattr(topk, "_chunk", lambda _: chunk)
 
     parts = torch.autograd.grad(topk_loss(hidden, weight, ids, logps), (hidden, weight))
 
@@ -112,6 +112,44 @@ def test_a_student_that_says_what_the_teacher_says_has_no_loss_and_no_gradient()
 
     assert abs(loss.item()) < 1e-6
     assert gradient.abs().max() < 1e-6
+
+
+def test_a_token_that_stands_twice_counts_once_with_both_probabilities():
+    hidden, weight, ids, logps = a_case()
+    ids[:, 5], ids[:, 6] = ids[:, 0], ids[:, 1]
+    expected = slow(hidden, weight, ids, logps)
+    wanted = torch.autograd.grad(expected, (hidden, weight))
+
+    loss = topk_loss(hidden, weight, ids, logps)
+    found = torch.autograd.grad(loss, (hidden, weight))
+
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert (ours - theirs).abs().max() < 1e-7
+
+
+def test_in_bfloat16_loss_and_gradients_are_as_near_as_the_logits_allow():
+    hidden, weight, ids, logps = a_case(positions=64, vocabulary=5000, width=64, kept=16, dtype=torch.float32)
+    exact = [value.detach().bfloat16().double().requires_grad_() for value in (hidden, weight)]
+    expected = slow(*exact, ids, logps.double())
+    wanted = torch.autograd.grad(expected, exact)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = topk_loss(hidden, weight, ids, logps)
+    found = torch.autograd.grad(loss, (hidden, weight))
+
+    assert loss.item() == pytest.approx(expected.item(), rel=2e-3)
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert ours.dtype == torch.float32
+        assert (ours - theirs).norm() < 0.01 * theirs.norm()
+
+
+def test_the_loss_is_differentiated_once():
+    loss = topk_loss(*a_case())
+    loss.backward(retain_graph=True)
+
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 def test_probabilities_that_pass_one_by_rounding_leave_the_loss_finite():
