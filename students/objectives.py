@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..data.errors import BadInput
 from .batches import IGNORED
 from .experts import unevenness
 from .shortcut import last_states
@@ -97,14 +96,19 @@ class SayLabel:
 
 @dataclass(frozen=True)
 class SayLikeliest:
-    """The teacher's likeliest tokens at every answer position, as `topk_loss` has it."""
+    """The teacher's likeliest tokens at every answer position, as `topk_loss` has it; else the answer itself.
+
+    Full logits of text are never kept, at however large a vocabulary. The model needs a plain head.
+    """
 
     def __call__(self, model: Any, forward: Forward, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        targets, ids, logps = batch.pop("targets"), batch.pop("top_ids"), batch.pop("top_logps")
+        targets = batch.pop("targets")
+        ids, logps = batch.pop("top_ids", targets[..., None]), batch.pop("top_logps", None)
         said = model.get_decoder()(**batch, use_cache=False)
         states, there = said.last_hidden_state[:, -targets.shape[1] :], targets != IGNORED
         head = model.get_output_embeddings().weight
-        loss = topk_loss(states[there], head, ids[there], logps[there])
+        sure = torch.zeros_like(ids[there], dtype=torch.float32)
+        loss = topk_loss(states[there], head, ids[there], sure if logps is None else logps[there])
         return _evened(loss, model, getattr(said, "router_logits", None), batch)
 
 
@@ -119,12 +123,8 @@ def _evened(
     return {"loss": loss + config.router_aux_loss_coef * uneven, "experts": uneven}
 
 
-def refuse_another_head(model: Any) -> None:
-    """Refuse a model whose logits are more than its states times its head: `topk_loss` makes them itself.
-
-    Raises:
-        BadInput: they are soft-capped, scaled or shifted.
-    """
+def plain_head(model: Any) -> bool:
+    """Whether the logits are the states times the head and no more, neither capped nor scaled nor shifted."""
     ids = torch.arange(1, 5, device=model.device)[None]
     with torch.no_grad():
         said = model(input_ids=ids, use_cache=False).logits
@@ -134,11 +134,7 @@ def refuse_another_head(model: Any) -> None:
     # A bias may still be nought, and a cap does nothing to small logits.
     bias = getattr(model.get_output_embeddings(), "bias", None)
     cap = getattr(model.config, "final_logit_softcapping", None)
-    if apart > 1e-3 or bias is not None or cap is not None:
-        raise BadInput(
-            f"train.method: topk needs logits that are a product with the model's head, and those of type "
-            f"'{model.config.model_type}' are capped, scaled or shifted; use [sft]"
-        )
+    return bool(apart < 1e-3) and bias is None and cap is None
 
 
 def state_loss(states_BD: Tensor, wanted_BD: Tensor) -> Tensor:

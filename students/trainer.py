@@ -23,12 +23,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, PrinterCallba
 from transformers.utils import logging as hf_logging
 from trl import SFTConfig, SFTTrainer
 
-from ..data.errors import NotEnoughData
+from ..data.errors import BadInput, NotEnoughData
 from .batches import IGNORED, Clock, Collator, LengthOrder, Noise, encode
 from .config import UNTRAINED, Hub, StudentRecipe, Train
 from .cut import Larger
 from .lora import adapted
-from .objectives import Objective, SayAnswer, SayLabel, SayLikeliest, forward_is, refuse_another_head
+from .objectives import Objective, SayAnswer, SayLabel, SayLikeliest, forward_is, plain_head
 from .tokenizer import label_tokens, save_tokenizer, turn_end
 from .weights import Learnt, Source, TrainingRows, first_weights, keep_untrained
 
@@ -224,8 +224,17 @@ class _StudentTrainer(SFTTrainer):  # type: ignore[misc]
 
 
 def _objective(student: StudentRecipe, model: PreTrainedModel, labels: list[int]) -> Objective:
-    if student.learns_by("topk"):
-        refuse_another_head(model)
+    """What suits the model and its answers.
+
+    Raises:
+        BadInput: topk, of which the model's logits are not what it learns.
+    """
+    if student.learns_by("topk") and not plain_head(model):
+        raise BadInput(
+            f"train.method: topk needs logits that are a product with the model's head, and those of type "
+            f"'{model.config.model_type}' are capped, scaled or shifted; use [sft]"
+        )
+    if not labels and student.train.lora is None and plain_head(model):
         return SayLikeliest()
     return SayAnswer(labels) if isinstance(student.init, Hub) else SayLabel(labels)
 
