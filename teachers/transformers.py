@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import re
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +27,7 @@ from .loading import load_shape, load_tokenizer
 from .local import LocalModel
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_REGROUPING = 0.002  # seconds in which those just answered may come back with their next prompt
+_REGROUPING = 0.002  # seconds at most in which those just answered may come back with their next prompt
 _DECIDE_ANSWERS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 
 
@@ -144,6 +145,7 @@ class TransformersTeacher:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="transformers")
         self._waiting: list[_Request] = []
         self._working: asyncio.Task[None] | None = None
+        self._enough, self._wanted = asyncio.Event(), 1
 
     @property
     def name(self) -> str:
@@ -165,6 +167,8 @@ class TransformersTeacher:
             self._waiting = []  # what an ended loop left behind has nobody to answer to
             self._working = loop.create_task(self._work())
         self._waiting.append(request)
+        if len(self._waiting) >= self._wanted:
+            self._enough.set()
         return await request.reply
 
     async def close(self) -> None:
@@ -215,7 +219,13 @@ class TransformersTeacher:
                 else:
                     request.reply.set_result(job.result()[position])
             if len(self._waiting) < self._batch:
-                await asyncio.sleep(_REGROUPING)
+                await self._regrouped(len(batch))
+
+    async def _regrouped(self, answered: int) -> None:
+        """Give as many as were just answered a moment to come back: who asks alone does not wait for others."""
+        self._enough, self._wanted = asyncio.Event(), answered
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._enough.wait(), _REGROUPING)
 
     def _take(self) -> list[_Request]:
         """The request that waited longest, and those nearest to it in size that may keep it company."""

@@ -11,6 +11,7 @@ import pytest
 from understudy.data.errors import BadInput, TeacherUnreachable
 from understudy.data.rows import Answer, Failed, Message, Prompt
 from understudy.data.teacher import Sampling, Teacher
+from understudy.teachers import transformers as transformers_teacher
 from understudy.teachers.transformers import TransformersRecipe, TransformersTeacher, check_model_folder
 
 STORIES = Path(__file__).resolve().parents[2] / "shared" / "models" / "stories260K"
@@ -420,6 +421,23 @@ def test_forty_prompts_at_once_take_two_batches(folder: Path):
 
     assert [reply.prompt_id for reply in replies if isinstance(reply, Answer)] == [f"p{i}" for i in range(40)]
     assert teacher.batches == 2
+
+
+@pytest.mark.parametrize("clients", [1, 8])
+def test_those_just_answered_come_back_together_and_wait_for_nobody_else(folder: Path, clients: int, monkeypatch):
+    monkeypatch.setattr(transformers_teacher, "_REGROUPING", 3600.0)
+    teacher = TransformersTeacher(folder)
+
+    async def client(asked: list[Prompt]) -> None:
+        for prompt in asked:
+            await teacher.answer(prompt, GREEDY)
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*(client(prompts(5, choices=LABELS)) for _ in range(clients)))
+
+    asyncio.run(asyncio.wait_for(all_of_them(), 60))
+
+    assert teacher.batches == 5
 
 
 def test_prompts_that_ask_for_different_things_are_answered_apart(folder: Path):
