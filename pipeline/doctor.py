@@ -134,7 +134,7 @@ def _student(run: Run, name: str, student: StudentRecipe) -> Iterator[Finding]:
     yield _sound(what, partial(refuse_what_does_not_fit, run, name))
     if isinstance(student.init, Hub):
         yield _sound(f"{what}, tokens", partial(_vocabulary, run, student.init))
-    if isinstance(student.init, Hub) or (isinstance(student.init, Dense) and student.init.tokenizer == "teacher"):
+    if student.begins_as or (isinstance(student.init, Dense) and student.init.tokenizer == "teacher"):
         yield _sound(f"{what}, lengths", partial(_lengths, run, student, f"{what}, lengths"))
 
 
@@ -154,8 +154,8 @@ def _vocabulary(run: Run, init: Hub) -> str:
 
 def _lengths(run: Run, student: StudentRecipe, what: str) -> Finding | str:
     """How many inputs lose their end at `max_length`, where the tokenizer is there before the training rows are."""
-    if isinstance(student.init, Hub):
-        tokenizer = begun_from(run, student.init).tokenizer()
+    if begun := student.begins_as:
+        tokenizer = begun_from(run, begun).tokenizer()
     else:
         tokenizer = run.tokenizer(run.recipe.teacher_of("label"))
     texts = [source.input for source in islice(run.unlabeled(), _LOOKED_AT)]

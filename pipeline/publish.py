@@ -13,7 +13,7 @@ from ..data.artifact import Artifact
 from ..data.bucket import Bucket
 from ..data.hub import HubRepository
 from ..data.publication import Files, Place, content_of, size_of
-from ..students.config import Hub, Layers
+from ..students.config import Layers
 from ..teachers.transformers import TransformersRecipe
 from .card import model_card
 from .config import PublishStage
@@ -150,10 +150,10 @@ def _without_rows(report: Mapping[str, Any]) -> dict[str, Any]:
 
 def _base(run: Run) -> str | None:
     """The model of a hub that the student was made out of."""
-    init = run.recipe.students[run.recipe.judged_student or ""].init
-    name = init.model if isinstance(init, Hub) else None
-    if isinstance(init, Layers):
-        teacher = run.recipe.teachers[init.teacher]
+    student = run.recipe.students[run.recipe.judged_student or ""]
+    name = student.begins_as.model if student.begins_as else None
+    if isinstance(student.init, Layers):
+        teacher = run.recipe.teachers[student.init.teacher]
         name = teacher.model if isinstance(teacher, TransformersRecipe) else None
     return None if name is None or (run.folder / name).exists() else name
 

@@ -18,7 +18,7 @@ from ..data.config import Recipe, fault, plain, read_yaml, refusal
 from ..data.errors import BadInput
 from ..data.fingerprint import canonical, fingerprint
 from ..data.sides import Split
-from ..students.config import CONTROL, Dense, Layers, StudentRecipe
+from ..students.config import CONTROL, Dense, Encoder, Layers, StudentRecipe
 from ..teachers.config import AnyTeacher
 from .config import Budget, CurateStage, EvaluateStage, GenerateStage, LabelStage, Prompts, PublishStage
 from .tasks import Classify, Extract, Generate
@@ -127,6 +127,9 @@ class JobRecipe(Recipe):
         self._keys_serve()
         self._somebody_judges()
         for name, student in self.students.items():
+            if isinstance(student.init, Encoder) and not self.labels:
+                found = f"an encoder answers with closed labels alone, and the task is of kind '{task.kind}'"
+                raise fault(f"{found}; use init: {{kind: dense}}", "students", name, "init")
             if isinstance(student.init, Layers):
                 self._can_be_cut(name, student.init.teacher)
             if isinstance(student.init, Dense) and student.init.tokenizer == "teacher":

@@ -14,7 +14,7 @@ from ..data.artifact import Artifact
 from ..data.documents import document_files
 from ..data.filters import Function
 from ..data.sources import expand, inputs_fingerprint, unlabeled_fingerprint
-from ..students.config import Hub, Layers
+from ..students.config import Layers
 from . import curate, curve, evaluate, generate, label, publish, train
 from .config import GenerateStage
 from .context import Run
@@ -201,8 +201,8 @@ def _learning(run: Run, name: str) -> dict[str, Any]:
     made_from = {"student": student.model_dump(exclude={"control"}), "labels": list(run.recipe.labels)}
     if isinstance(student.init, Layers):
         made_from["cut_from"] = run.teacher_identity(student.init.teacher)
-    if isinstance(student.init, Hub):
-        made_from["begun_from"] = train.begun_from(run, student.init).identity
+    if begun := student.begins_as:
+        made_from["begun_from"] = train.begun_from(run, begun).identity
     return made_from
 
 

@@ -7,12 +7,13 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from ..data.artifact import Artifact
-from ..data.errors import BadInput
+from ..data.errors import BadInput, NotEnoughData
 from ..data.rows import Example, message_dicts
-from ..students.config import Dense, Hub, Layers, StudentRecipe, Upcycle, count
+from ..students.config import Dense, Encoder, Hub, Layers, StudentRecipe, Upcycle, count
+from ..teachers.encoder import PretrainedEncoder
 from ..teachers.transformers import TransformersTeacher, find_model
 from .ask import label_values
 from .context import Run
@@ -29,7 +30,14 @@ VERSION = 3
 
 
 def train(run: Run, artifact: Artifact, curated: Artifact, name: str) -> Outcome:
-    """Train every seed into ``seed-<n>``; a finished seed is not trained again."""
+    """Train every seed into ``seed-<n>``; a finished seed is not trained again.
+
+    Without rows for validation the first seed is kept.
+
+    Raises:
+        BadInput: the recipe asks for what the rows, the teacher or this machine do not have.
+        NotEnoughData: closed labels, and one of them in every row.
+    """
     from ..students.weights import TrainingRows
 
     run.rest()  # an engine of the teacher's would keep the memory that training needs
@@ -40,6 +48,8 @@ def train(run: Run, artifact: Artifact, curated: Artifact, name: str) -> Outcome
         validation=lambda: read_examples(curated, "validation"),
         labels=tuple(run.recipe.labels),
     )
+    if rows.labels:
+        _refuse_one_label(rows.train())
     if student.train.labels == "soft" and not any(_soft(rows.train())):
         raise BadInput(
             f"students.{name}.train.labels = 'soft', but the teacher gave no probabilities; set label.logprobs or "
@@ -47,13 +57,12 @@ def train(run: Run, artifact: Artifact, curated: Artifact, name: str) -> Outcome
         )
     if student.learns_by("topk"):
         _check_vocabulary(run, student, f"students.{name}")
+    validated = next(rows.validation(), None) is not None
     trained: list[dict[str, Any]] = []
     for seed in student.train.seeds:
         result = train_one(run, student, rows, artifact.folder / f"seed-{seed}", seed, f"train {name}")
-        run.reporter.say(
-            f"  seed {seed}: validation {result['validation_agreement']:.1f}, {result['parameters']:,} parameters, "
-            f"{result['seconds']:.0f} s"
-        )
+        agreed = f"validation {result['validation_agreement']:.1f}" if validated else "no rows for validation"
+        run.reporter.say(f"  seed {seed}: {agreed}, {result['parameters']:,} parameters, {result['seconds']:.0f} s")
         trained.append({"seed": seed, **result})
     clear(artifact)
     chosen = max(trained, key=lambda result: (result["validation_agreement"], -(result["validation_loss"] or 0.0)))
@@ -114,8 +123,8 @@ def clear(artifact: Artifact) -> None:
 
 def _loads_source(run: Run, student: StudentRecipe) -> Callable[[], Source] | None:
     """What loads the model that a student is cut from, or begins as; None for one from nothing."""
-    if isinstance(student.init, Hub):
-        return partial(_pretrained, run, student.init)
+    if begun := student.begins_as:
+        return partial(_pretrained, run, begun)
     if isinstance(student.init, Dense) and student.init.tokenizer == "teacher":
         return partial(_reads_alike, run, run.recipe.teacher_of("label"))
     return partial(_larger, run, student.init.teacher) if isinstance(student.init, Layers) else None
@@ -140,7 +149,7 @@ def _larger(run: Run, teacher: str) -> Larger:
     return Larger(model, student_tokenizer(Pretrained(model, tokenizer, where), ()), where, asked)
 
 
-def _pretrained(run: Run, init: Hub) -> Pretrained:
+def _pretrained(run: Run, init: Hub | Encoder) -> Pretrained:
     from ..students.hub import Pretrained
 
     return Pretrained(*begun_from(run, init).weights(), f"init.model = {init.model}")
@@ -180,7 +189,7 @@ def refuse_what_does_not_fit(run: Run, name: str) -> str:
     """
     from ..students.memory import available, needed
 
-    parameters, learning = _size(run, run.recipe.students[name])
+    parameters, learning = _size(run, name)
     wanted, there = needed(parameters, learning), available()
     some = "" if learning is None else f", with {learning:,} beside them that learn,"
     said = f"{parameters:,} parameters{some} take about {wanted / 1e9:.1f} GB in training"
@@ -190,25 +199,63 @@ def refuse_what_does_not_fit(run: Run, name: str) -> str:
     return said
 
 
-def _size(run: Run, student: StudentRecipe) -> tuple[int, int | None]:
+def _size(run: Run, name: str) -> tuple[int, int | None]:
     """Parameters of a student and of its adapters, if it has any, before one is allocated."""
     from ..students.lora import adapted_size
     from ..students.upcycle import upcycled_shape
 
-    init, lora = student.init, student.train.lora
-    if not isinstance(init, Hub):
+    student = run.recipe.students[name]
+    init, begun, lora = student.init, student.begins_as, student.train.lora
+    if begun is None:
+        assert not isinstance(init, Hub)
+        assert init.parameters is not None, "what begins as no model has a size"
         return count(init.parameters), None
-    model = begun_from(run, init).shape()
+    source = begun_from(run, begun)
+    _check_positions(source, student, f"students.{name}")
+    model = source.shape()
     if isinstance(init, Upcycle):
         model = upcycled_shape(model, init, f"init.model = {init.model}")
     parameters = int(model.num_parameters())
     return parameters, adapted_size(model, lora, len(run.recipe.labels) + 1) if lora else None
 
 
-def begun_from(run: Run, init: Hub) -> TransformersTeacher:
+def _check_positions(model: TransformersTeacher | PretrainedEncoder, student: StudentRecipe, where: str) -> None:
+    """Refuse rows longer than an encoder can read: it counts positions, and has learnt so many."""
+    if isinstance(model, PretrainedEncoder) and student.train.max_length > (most := model.positions()):
+        found = f"{where}.train.max_length = {student.train.max_length}"
+        raise BadInput(f"{found}, and {model.source} reads {most} tokens at most; lower it")
+
+
+@overload
+def begun_from(run: Run, init: Hub) -> TransformersTeacher: ...
+@overload
+def begun_from(run: Run, init: Hub | Encoder) -> TransformersTeacher | PretrainedEncoder: ...
+def begun_from(run: Run, init: Hub | Encoder) -> TransformersTeacher | PretrainedEncoder:
     """The model that a student begins as, before it learnt anything of the task."""
+    assert init.model is not None, "one from scratch begins as nothing"
     where = f"init.model = {init.model}"
-    return TransformersTeacher(find_model(init.model, run.folder, where), revision=init.revision, where=where)
+    model = find_model(init.model, run.folder, where)
+    if isinstance(init, Encoder):
+        return PretrainedEncoder(model, init.revision, tuple(run.recipe.labels), init.layers, where)
+    return TransformersTeacher(model, revision=init.revision, where=where)
+
+
+def _refuse_one_label(rows: Iterator[Example]) -> None:
+    """A student that has seen one label says it, whatever it reads.
+
+    Raises:
+        NotEnoughData: there is no other.
+    """
+    said: set[str] = set()
+    for row in rows:
+        said.add(row.output)
+        if len(said) > 1:
+            return
+    if said:
+        raise NotEnoughData(
+            f"train: every row has the label '{said.pop()}', and a student learns to tell two or more apart; add "
+            "inputs of other labels, or see with `understudy preview` what the teacher says"
+        )
 
 
 def _soft(rows: Iterator[Example]) -> Iterator[bool]:

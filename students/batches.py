@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch.utils.data import Sampler
 
 from ..data.errors import BadInput
 from ..data.rows import Example, TopTokens
-from .tokenizer import answer_mark, label_tokens, merge_parents, turn_end
+from .tokenizer import answer_ids, answer_mark, merge_parents, only_reads, turn_end
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -25,9 +25,16 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 
+Side = Literal["left", "right"]
+
 
 def render(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[str]:
-    """The prompts as the model will meet them in use: each input as the user's turn, then the answer's place."""
+    """The prompts as the model will meet them in use: each input as the user's turn, then the answer's place.
+
+    An encoder has no turns, and its tokenizer puts the marks around a text itself.
+    """
+    if only_reads(tokenizer):
+        return list(texts)
     rendered: list[str] = tokenizer.apply_chat_template(
         [[{"role": "user", "content": text}] for text in texts], add_generation_prompt=True, tokenize=False
     )
@@ -49,7 +56,8 @@ def encode(
     [T * K] for the T tokens before the end; empty where there is none.
 
     A training that goes on after a kill finds the file as it was and does not read the rows again.
-    An output that is one of the labels is answered with its token, any other with its text. A prompt that is too long
+    An output that is one of the labels is answered with its token, or with its number by a model that only reads; any
+    other with its text. A prompt that is too long
     loses its end, not its turn marks; an answer that does not fit leaves the row out.
 
     Args:
@@ -62,11 +70,12 @@ def encode(
     import pyarrow as pa
     from datasets import Dataset
 
-    tokens = dict(zip(labels, label_tokens(tokenizer, labels), strict=True))
-    end, closing = turn_end(tokenizer), answer_mark(tokenizer)
+    tokens = dict(zip(labels, answer_ids(tokenizer, labels), strict=True))
+    marked = only_reads(tokenizer)
+    end, closing = [] if marked else [turn_end(tokenizer)], answer_mark(tokenizer)
 
     def ids(texts: Sequence[str]) -> list[list[int]]:
-        read: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        read: list[list[int]] = tokenizer(texts, add_special_tokens=marked)["input_ids"] if texts else []
         return read
 
     def encoded(some: Sequence[Example]) -> Iterator[dict[str, Any]]:
@@ -74,11 +83,11 @@ def encode(
         written = iter(ids([row.output for row in some if row.output not in tokens]))
         known = states([row.input for row in some]) if states else [[]] * len(some)
         for row, prompt, state in zip(some, prompts, known, strict=True):
-            answer = [tokens[row.output], end] if row.output in tokens else [*next(written), end]
+            answer = [tokens[row.output], *end] if row.output in tokens else [*next(written), *end]
             said = row.tokens if topk else None
             if said is not None:
                 _check_tokens(row.id, said, len(tokenizer))
-                answer = [*said.ids.tolist(), end]
+                answer = [*said.ids.tolist(), *end]
             room = max_length - len(answer)
             if room < len(closing) + 3:
                 continue
@@ -173,7 +182,7 @@ class Noise:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, labels: Sequence[str], share: float) -> None:
-        self._labels = set(label_tokens(tokenizer, labels))
+        self._labels = set(answer_ids(tokenizer, labels))
         self._parents = merge_parents(tokenizer)
         self._share = share
         pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
@@ -216,13 +225,18 @@ def _rounded(length: int) -> int:
 class Collator:
     """Batches of encoded rows.
 
+    Args:
+        side: where lines are padded. On the left a model is told the positions; on the right it counts them itself,
+            because encoders begin at different numbers.
+
     Returns:
         input_ids, attention_mask, position_ids [B, T]; targets [B, C], `IGNORED` where there is none; probs [B, L],
-        state [B, D], top_ids and top_logps [B, C, K], or absent.
+        state [B, D], top_ids and top_logps [B, C, K], or absent, as position_ids are on the right.
     """
 
-    def __init__(self, pad: int, seed: int, clock: Clock, noise: Noise | None) -> None:
+    def __init__(self, pad: int, seed: int, clock: Clock, noise: Noise | None, side: Side = "left") -> None:
         self._pad = pad
+        self._left = side == "left"
         self._seed = seed
         self._clock = clock
         self._noise = noise
@@ -243,15 +257,13 @@ class Collator:
         mask = torch.zeros((len(rows), longest), dtype=torch.long)
         targets = torch.full((len(rows), kept), IGNORED)
         for number, (line, answer) in enumerate(zip(lines, answers, strict=True)):
-            input_ids[number, longest - len(line) :] = torch.tensor(line)
-            mask[number, longest - len(line) :] = 1
+            at = longest - len(line) if self._left else 0
+            input_ids[number, at : at + len(line)] = torch.tensor(line)
+            mask[number, at : at + len(line)] = 1
             targets[number, kept - len(answer) :] = torch.tensor(answer)
-        batch = {
-            "input_ids": input_ids,
-            "attention_mask": mask,
-            "position_ids": (mask.cumsum(1) - 1).clamp(min=0),
-            "targets": targets,
-        }
+        batch = {"input_ids": input_ids, "attention_mask": mask, "targets": targets}
+        if self._left:
+            batch["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
         for name in ("probs", "state"):
             if all(row[name] for row in rows):
                 batch[name] = torch.tensor([row[name] for row in rows])

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..data.errors import BadInput
-from .config import Dense, Layers, Moe, Twin, count
+from .config import Dense, Encoder, Layers, Moe, Twin, count
 from .tokenizer import label_tokens, turn_end
 
 if TYPE_CHECKING:
@@ -55,10 +55,11 @@ class Shape:
         return replace(self, intermediate=neurons, experts=1, active=1)
 
 
-def vocabulary_for(init: Dense | Layers) -> int:
+def vocabulary_for(init: Dense | Layers | Encoder) -> int:
     """Tokens worth having at a size, where the recipe does not say."""
     if init.vocabulary is not None:
         return init.vocabulary
+    assert init.parameters is not None, "what is built or cut has a size"
     size = count(init.parameters)
     if isinstance(init, Moe):
         size = _passed(size, init.intermediate, init.experts, init.active)
@@ -80,12 +81,19 @@ def shape_of(init: Dense, vocabulary: int) -> Shape:
 
 
 def shape_for(
-    parameters: int, vocabulary: int, layers: int | None = None, times: int = 2, experts: int = 1, active: int = 1
+    parameters: int,
+    vocabulary: int,
+    layers: int | None = None,
+    times: int = 2,
+    experts: int = 1,
+    active: int = 1,
+    kind: type[Shape] = Shape,
 ) -> Shape:
     """The widest shape of this depth, by default the one that suits the size, within the count.
 
     Args:
         times: neurons that a token passes in a layer, in widths.
+        kind: reckons the weights.
 
     Raises:
         BadInput: the vocabulary alone takes it up.
@@ -95,7 +103,7 @@ def shape_for(
     deepest = layers or next((deep for most, deep in steps if size <= most), 12)
     for depth in range(deepest, layers - 1 if layers else 0, -1):
         shapes = (
-            Shape(hidden, depth, _head(hidden), _shared(times * hidden, active), experts, active)
+            kind(hidden, depth, _head(hidden), _shared(times * hidden, active), experts, active)
             for hidden in range(64, 2048, 32)
         )
         fitting = [shape for shape in shapes if shape.parameters(vocabulary) <= parameters]

@@ -95,6 +95,16 @@ class SayLabel:
 
 
 @dataclass(frozen=True)
+class ChooseLabel:
+    """The label, by a model with a head for the labels; targets and probabilities are by their numbers."""
+
+    def __call__(self, model: Any, forward: Forward, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        targets, probs = batch.pop("targets"), batch.pop("probs", None)
+        logits_BL = forward(**batch).logits.float()
+        return {"loss": functional.cross_entropy(logits_BL, targets[:, 0] if probs is None else probs)}
+
+
+@dataclass(frozen=True)
 class SayLikeliest:
     """The teacher's likeliest tokens at every answer position, as `topk_loss` has it; else the answer itself.
 

@@ -30,7 +30,7 @@ class MuonAdamW(torch.optim.Optimizer):
         for name, parameter in model.named_parameters():
             if parameter.ndim < 2:
                 vectors.append(parameter)
-            elif "embed_tokens" in name or "lm_head" in name:
+            elif any(part in name for part in ("embed", "lm_head", "classifier")):
                 embeddings.append(parameter)
             elif parameter.ndim == 2:
                 matrices.append(parameter)

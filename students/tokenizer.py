@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 PAD, END, SYSTEM, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"
@@ -37,6 +38,12 @@ def train_tokenizer(
         labels: closed labels, each of which gets an entry of its own.
         fold_case: read upper and lower case alike; right for a student that only reads.
     """
+    learned = learn_merges(texts, vocabulary, (PAD, END, SYSTEM, USER, ASSISTANT), fold_case=fold_case)
+    return as_pretrained(json.loads(learned.to_str()), labels)
+
+
+def learn_merges(texts: Iterable[str], vocabulary: int, special: Sequence[str], *, fold_case: bool) -> Tokenizer:
+    """Byte-level BPE of the texts' words, the special tokens first."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -47,12 +54,12 @@ def train_tokenizer(
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         min_frequency=2,
-        special_tokens=[PAD, END, SYSTEM, USER, ASSISTANT],
+        special_tokens=list(special),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return as_pretrained(json.loads(tokenizer.to_str()), labels)
+    return tokenizer
 
 
 def as_pretrained(learned: dict[str, Any], labels: Sequence[str]) -> PreTrainedTokenizerFast:
@@ -88,6 +95,16 @@ def label_tokens(tokenizer: PreTrainedTokenizerFast, labels: Sequence[str]) -> l
     return [int(tokenizer.convert_tokens_to_ids(piece_of(tokenizer, label))) for label in labels]
 
 
+def only_reads(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """An encoder's: it knows no turns, and puts its marks around a text itself."""
+    return tokenizer.chat_template is None
+
+
+def answer_ids(tokenizer: PreTrainedTokenizerFast, labels: Sequence[str]) -> list[int]:
+    """What stands for every label: its token, or its number to a model that only reads."""
+    return list(range(len(labels))) if only_reads(tokenizer) else label_tokens(tokenizer, labels)
+
+
 def turn_end(tokenizer: PreTrainedTokenizerFast) -> int:
     """The token that ends an answer: what the chat template writes after one, else the tokenizer's own end."""
     after = _after(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": _HERE}])
@@ -97,7 +114,10 @@ def turn_end(tokenizer: PreTrainedTokenizerFast) -> int:
 
 
 def answer_mark(tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """The tokens between what a user says and the answer."""
+    """The tokens between what a user says and the answer; of an encoder's that which closes a text."""
+    if only_reads(tokenizer):
+        marks: list[int] = tokenizer("")["input_ids"]
+        return marks[-1:]
     after = _after(tokenizer, [{"role": "user", "content": _HERE}], add_generation_prompt=True)
     ids: list[int] = tokenizer(after, add_special_tokens=False)["input_ids"]
     return ids

@@ -25,11 +25,11 @@ from trl import SFTConfig, SFTTrainer
 
 from ..data.errors import BadInput, NotEnoughData
 from .batches import IGNORED, Clock, Collator, LengthOrder, Noise, encode
-from .config import UNTRAINED, Hub, StudentRecipe, Train
+from .config import UNTRAINED, Encoder, Hub, StudentRecipe, Train
 from .cut import Larger
 from .lora import adapted
-from .objectives import Objective, SayAnswer, SayLabel, SayLikeliest, forward_is, plain_head
-from .tokenizer import label_tokens, save_tokenizer, turn_end
+from .objectives import ChooseLabel, Objective, SayAnswer, SayLabel, SayLikeliest, forward_is, plain_head
+from .tokenizer import answer_ids, only_reads, save_tokenizer, turn_end
 from .weights import Learnt, Source, TrainingRows, first_weights, keep_untrained
 
 CHECKPOINTS = 8
@@ -37,6 +37,9 @@ CHECKPOINTS = 8
 
 FINISHED = "trained.json"
 """Written into a student's folder last."""
+
+_ADDS = (".self_attn.o_proj", ".attn.Wo", ".mlp")
+"""What a block adds to its input comes out of these, in Qwen3 and in ModernBERT."""
 
 Show = Callable[[int, int, str], None]
 
@@ -92,7 +95,7 @@ def train_student(
         raise NotEnoughData(
             f"train: no row fits into max_length = {student.train.max_length} tokens; raise train.max_length"
         )
-    labels = label_tokens(tokenizer, rows.labels)
+    labels = answer_ids(tokenizer, rows.labels)
     learning = model
     if student.train.lora:
         own = [] if student.learns_by("topk") else [*labels, turn_end(tokenizer)]
@@ -106,12 +109,12 @@ def train_student(
         model=learning,
         args=_arguments(student.train, work, seed, len(train_rows)),
         train_dataset=train_rows,
-        data_collator=Collator(pad, seed, clock, noise),
+        data_collator=Collator(pad, seed, clock, noise, tokenizer.padding_side),
         processing_class=tokenizer,
         callbacks=[_Show(show)],
     )
     trainer.remove_callback(PrinterCallback)
-    plainly = nullcontext() if isinstance(student.init, Hub) else _as_ours(model, student.train.dropout)
+    plainly = nullcontext() if student.begins_as else _as_ours(model, student.train.dropout)
     objective = _objective(student, model, labels)
     with plainly, forward_is(objective, model):
         trainer.train(resume_from_checkpoint=_last_checkpoint(work))
@@ -158,8 +161,9 @@ def validate(
     )
     if len(held_out) == 0:
         return 0.0, math.inf
-    labels = torch.tensor(label_tokens(tokenizer, rows.labels), device=model.device)
-    collate = Collator(tokenizer.pad_token_id, 0, Clock(), None)
+    labels = torch.tensor(answer_ids(tokenizer, rows.labels), device=model.device)
+    collate = Collator(tokenizer.pad_token_id, 0, Clock(), None, tokenizer.padding_side)
+    chooses = only_reads(tokenizer)
     hits, loss, tokens = 0, 0.0, 0
     model.eval()
     with torch.inference_mode():
@@ -167,7 +171,9 @@ def validate(
             batch = collate(list(held_out.select(range(start, min(start + student.train.batch, len(held_out))))))
             batch = {name: value.to(model.device) for name, value in batch.items()}
             targets = batch.pop("targets")
-            logits = model(**batch, logits_to_keep=targets.shape[1], use_cache=False).logits.float()
+            kept = {} if chooses else {"logits_to_keep": targets.shape[1], "use_cache": False}
+            logits = model(**batch, **kept).logits.float()
+            logits = logits[:, None] if chooses else logits  # the label is all that is said
             if rows.labels:  # the label alone, among the labels
                 logits, targets = logits[:, :1, labels], (targets[:, :1, None] == labels).int().argmax(-1)
             counted = targets != IGNORED
@@ -183,7 +189,7 @@ class _StudentTrainer(SFTTrainer):  # type: ignore[misc]
     def __init__(self, *, order: LengthOrder, student: StudentRecipe, **given: Any) -> None:
         self._order = order
         self._recipe = student.train
-        self._ours = not isinstance(student.init, Hub)
+        self._ours = student.begins_as is None
         super().__init__(**given)
         self.model_accepts_loss_kwargs = False  # our loss is a mean already
 
@@ -236,12 +242,14 @@ def _objective(student: StudentRecipe, model: PreTrainedModel, labels: list[int]
         )
     if not labels and student.train.lora is None and plain_head(model):
         return SayLikeliest()
+    if isinstance(student.init, Encoder):
+        return ChooseLabel()
     return SayAnswer(labels) if isinstance(student.init, Hub) else SayLabel(labels)
 
 
 @contextmanager
 def _as_ours(model: PreTrainedModel, share: float) -> Iterator[None]:
-    """Dropout on what each block adds, and twice that on embeddings; Qwen3 has no setting for it. Gone afterwards.
+    """Dropout on what each block adds, and twice that on embeddings; the library has no setting for it. Gone later.
 
     At some dozen tokens a row plain attention is faster than the fused kernel (measured).
     """
@@ -253,8 +261,8 @@ def _as_ours(model: PreTrainedModel, share: float) -> Iterator[None]:
         return functional.dropout(output, min(2 * share, 0.9), module.training)
 
     hooks = [model.get_input_embeddings().register_forward_hook(drop_more)]
-    for layer in model.model.layers:
-        hooks += [place.register_forward_hook(drop) for place in (layer.self_attn.o_proj, layer.mlp)]
+    adds = [module for name, module in model.named_modules() if name.endswith(_ADDS)]
+    hooks += [module.register_forward_hook(drop) for module in adds]
     model.set_attn_implementation("eager")
     try:
         yield

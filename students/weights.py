@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from ..data.rows import Example
 from .build import build_dense, build_moe, vocabulary_for
-from .config import Dense, Hub, Layers, Moe, Twin, Upcycle
+from .config import AnyInit, Dense, Encoder, Hub, Layers, Moe, Twin, Upcycle
 from .cut import MEASURED, Larger, cut_model, cut_tokenizer
+from .encoder import build_encoder, learn_reader, own_reader
 from .hub import Pretrained, student_model, student_tokenizer
 from .tokenizer import save_tokenizer, train_tokenizer
 from .upcycle import upcycled
@@ -50,7 +51,7 @@ class TrainingRows:
 
 
 def first_weights(
-    init: Dense | Layers | Hub, rows: TrainingRows, seed: int, kept: Path, source: Source | None
+    init: AnyInit, rows: TrainingRows, seed: int, kept: Path, source: Source | None
 ) -> tuple[PreTrainedTokenizerFast, PreTrainedModel]:
     """The tokenizer, as it was kept when the rows were first read, and the model.
 
@@ -58,10 +59,11 @@ def first_weights(
         BadInput: the source cannot be cut, or cannot be taught.
     """
     import torch
-    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
     if isinstance(source, Learnt):
-        model = AutoModelForCausalLM.from_pretrained(source.folder, dtype=torch.float32)
+        library = AutoModelForSequenceClassification if isinstance(init, Encoder) else AutoModelForCausalLM
+        model = library.from_pretrained(source.folder, dtype=torch.float32)
         return PreTrainedTokenizerFast.from_pretrained(source.folder), model
     if not kept.exists():
         unfinished = kept.with_suffix(".part")
@@ -72,6 +74,9 @@ def first_weights(
         return tokenizer, build_moe(init, tokenizer, rows.labels, seed)
     if isinstance(init, Dense):
         return tokenizer, build_dense(init, tokenizer, rows.labels, seed)
+    if isinstance(init, Encoder):
+        begun = source.model if isinstance(source, Pretrained) else build_encoder(init, tokenizer, rows.labels, seed)
+        return tokenizer, begun
     if isinstance(source, Pretrained):
         model = student_model(source, tokenizer, rows.labels)
         return tokenizer, upcycled(model, init, seed, source.where) if isinstance(init, Upcycle) else model
@@ -81,7 +86,7 @@ def first_weights(
     return tokenizer, cut_model(source, tokenizer, init, rows.labels, measured)
 
 
-def _first_tokenizer(init: Dense | Layers | Hub, rows: TrainingRows, source: Source | None) -> PreTrainedTokenizerFast:
+def _first_tokenizer(init: AnyInit, rows: TrainingRows, source: Source | None) -> PreTrainedTokenizerFast:
     """Learnt or cut from the rows, or the model's own."""
 
     def texts() -> Iterator[str]:
@@ -91,9 +96,11 @@ def _first_tokenizer(init: Dense | Layers | Hub, rows: TrainingRows, source: Sou
                 yield row.output
 
     if isinstance(source, Pretrained):
-        return student_tokenizer(source, rows.labels)
+        return own_reader(source) if isinstance(init, Encoder) else student_tokenizer(source, rows.labels)
     assert not isinstance(init, Hub), "a student of kind hub begins as a model"
     most = vocabulary_for(init)
+    if isinstance(init, Encoder):
+        return learn_reader(texts(), most)
     if isinstance(source, Larger):
         return cut_tokenizer(source, texts(), most, rows.labels, fold_case=rows.only_labels)
     return train_tokenizer(texts(), most, rows.labels, fold_case=rows.only_labels)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,31 +14,41 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def load_model(source: Path | str, revision: str, device: Any, where: str) -> tuple[Any, Any]:
-    """Model and tokenizer, without running any code that came with them."""
-    import torch
-    import transformers as hf
-    from safetensors import SafetensorError
+def chosen_device(device: str | None, where: str) -> Any:
+    """The device that a recipe names, or the best there is.
 
-    given: dict[str, Any] = {"trust_remote_code": False}
-    if isinstance(source, str):
-        given["revision"] = revision
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    bars = hf.utils.logging.is_progress_bar_enabled()
-    hf.utils.logging.disable_progress_bar()
-    try:
-        tokenizer = hf.AutoTokenizer.from_pretrained(source, **given)
-        model, report = hf.AutoModelForCausalLM.from_pretrained(
-            source, use_safetensors=True, dtype=dtype, output_loading_info=True, **given
-        )
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        raise _refusal(error, source, revision, where) from None
-    finally:
-        if bars:
-            hf.utils.logging.enable_progress_bar()
-    _check_loaded(model, tokenizer, report, f"{where}: {source}")
+    Raises:
+        BadInput: it is not there.
+    """
+    import torch
+
+    found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise BadInput(f"{where}: device = '{device}', and torch finds no CUDA device; remove `device`")
+    return found
+
+
+def load_model(source: Path | str, revision: str, device: Any, where: str) -> tuple[Any, Any]:
+    """A causal model and its tokenizer, without running any code that came with them."""
+    import transformers as hf
+
+    model, tokenizer, report = loaded(hf.AutoModelForCausalLM, source, revision, where, dtype=_dtype(device))
+    check_whole(report["missing_keys"], f"{where}: {source}")
+    check_tokenizer(model, tokenizer, f"{where}: {source}")
+    _check_batches(model, f"{where}: {source}")
     if device.type == "cpu" and model.config._attn_implementation == "sdpa":
         _attend_in_groups(model)
+    return model.to(device).eval(), tokenizer
+
+
+def load_classifier(source: Path | str, revision: str, device: Any, where: str) -> tuple[Any, Any]:
+    """A model with a head for closed labels and its tokenizer, without running any code that came with them."""
+    import transformers as hf
+
+    library = hf.AutoModelForSequenceClassification
+    model, tokenizer, report = loaded(library, source, revision, where, dtype=_dtype(device))
+    check_whole(report["missing_keys"], f"{where}: {source}")
+    check_tokenizer(model, tokenizer, f"{where}: {source}")
     return model.to(device).eval(), tokenizer
 
 
@@ -44,11 +56,22 @@ def load_tokenizer(source: Path | str, revision: str, where: str) -> Any:
     """The tokenizer alone, without running any code that came with it."""
     import transformers as hf
 
-    given = {"revision": revision} if isinstance(source, str) else {}
-    try:
-        return hf.AutoTokenizer.from_pretrained(source, trust_remote_code=False, **given)
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise _refusal(error, source, revision, where) from None
+    with _in_one_line(source, revision, where) as given:
+        return hf.AutoTokenizer.from_pretrained(source, **given)
+
+
+def load_config(source: Path | str, revision: str, where: str) -> Any:
+    """What kind of model it is."""
+    import transformers as hf
+
+    with _in_one_line(source, revision, where) as given:
+        return hf.AutoConfig.from_pretrained(source, **given)
+
+
+def is_classifier(source: Path | str, revision: str, where: str) -> bool:
+    """Whether it has a head for closed labels instead of one for words."""
+    names = load_config(source, revision, where).architectures or ()
+    return any(name.endswith("ForSequenceClassification") for name in names)
 
 
 def load_shape(source: Path | str, revision: str, where: str) -> Any:
@@ -56,13 +79,53 @@ def load_shape(source: Path | str, revision: str, where: str) -> Any:
     import torch
     import transformers as hf
 
-    given = {"revision": revision} if isinstance(source, str) else {}
+    config = load_config(source, revision, where)
+    with _in_one_line(source, revision, where), torch.device("meta"):
+        return hf.AutoModelForCausalLM.from_config(config)
+
+
+def loaded(library: Any, source: Path | str, revision: str, where: str, **changes: Any) -> tuple[Any, Any, Any]:
+    """Model, tokenizer, and what the library says of the weights; from safetensors only."""
+    import transformers as hf
+
+    bars = hf.utils.logging.is_progress_bar_enabled()
+    hf.utils.logging.disable_progress_bar()
     try:
-        config = hf.AutoConfig.from_pretrained(source, trust_remote_code=False, **given)
-        with torch.device("meta"):
-            return hf.AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        with _in_one_line(source, revision, where) as given:
+            tokenizer = hf.AutoTokenizer.from_pretrained(source, **given)
+            model, report = library.from_pretrained(
+                source, use_safetensors=True, output_loading_info=True, **given, **changes
+            )
+    finally:
+        if bars:
+            hf.utils.logging.enable_progress_bar()
+    return model, tokenizer, report
+
+
+@contextmanager
+def _in_one_line(source: Path | str, revision: str, where: str) -> Iterator[dict[str, Any]]:
+    """Within, whatever keeps a model from loading becomes a refusal.
+
+    Yields:
+        What every loader is given: no code of the model's own, and the revision of a hub's.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield {"trust_remote_code": False, **({"revision": revision} if isinstance(source, str) else {})}
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise _refusal(error, source, revision, where) from None
+
+
+def _dtype(device: Any) -> Any:
+    import torch
+
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def positions(config: Any, tokenizer: Any) -> int:
+    """Tokens that an encoder reads at most, marks and all; RoBERTa has two positions more than it can use."""
+    return int(min(config.max_position_embeddings, tokenizer.model_max_length))
 
 
 def _attend_in_groups(model: Any) -> None:
@@ -93,13 +156,19 @@ def _attend_in_groups(model: Any) -> None:
     model.set_attn_implementation("grouped")
 
 
-def _check_loaded(model: Any, tokenizer: Any, report: dict[str, Any], place: str) -> None:
-    if absent := sorted(report["missing_keys"]):
+def check_whole(missing: Iterable[str], place: str) -> None:
+    if absent := sorted(missing):
         raise BadInput(f"{place} lacks {len(absent)} weights, such as {absent[0]}; save the whole model again")
+
+
+def check_tokenizer(model: Any, tokenizer: Any, place: str) -> None:
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         found = f"{place} has a tokenizer of {len(tokenizer)} tokens and a model of {rows}"
         raise BadInput(f"{found}; copy the tokenizer from the model it was trained with")
+
+
+def _check_batches(model: Any, place: str) -> None:
     taken = inspect.signature(model.forward).parameters
     if not {"attention_mask", "position_ids", "past_key_values", "logits_to_keep"} <= set(taken):
         found = f"{place} is of type '{model.config.model_type}', which cannot be batched here"

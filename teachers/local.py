@@ -13,10 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.errors import BadInput
 from ..data.rows import Answer, Failed, Prompt, Token
 from ..data.teacher import Sampling
-from .loading import load_model
+from .loading import chosen_device, load_model
 from .rendering import Rendered, Renderer, stop_tokens
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 _SHORTEST_SHARED = 16  # tokens; below this, reading a beginning once costs more than it saves
 _FEW = 64  # tokens that nearly always hold all of top_p
-_READ_TOGETHER = 64  # rows of like length that a CPU reads at once: more leave its caches, at half the speed (measured)
+READ_TOGETHER = 64  # rows of like length that a CPU reads at once: more leave its caches, at half the speed (measured)
 
 
 class LocalModel:
@@ -38,11 +37,7 @@ class LocalModel:
     """
 
     def __init__(self, source: Path | str, revision: str, device: str | None, batch: int, where: str) -> None:
-        import torch
-
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if self.device.type == "cuda" and not torch.cuda.is_available():
-            raise BadInput(f"{where}: device = '{device}', and torch finds no CUDA device; remove `device`")
+        self.device = chosen_device(device, where)
         self.batch = batch
         self.model, self.tokenizer = load_model(source, revision, self.device, where)
         config = self.model.config
@@ -71,7 +66,7 @@ class LocalModel:
 
     def _score(self, rows: list[Rendered]) -> list[Answer]:
         """Every row's choices, in order; rows of like length are read together."""
-        together = _READ_TOGETHER if self.device.type == "cpu" else len(rows)
+        together = READ_TOGETHER if self.device.type == "cpu" else len(rows)
         order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
         said: dict[int, Answer] = {}
         for start in range(0, len(order), together):

@@ -22,8 +22,9 @@ from pydantic import Field
 from ..data.errors import BadInput
 from ..data.rows import Answer, Failed, Prompt
 from ..data.teacher import Sampling
+from .classifier import LocalClassifier
 from .kind import TeacherRecipe
-from .loading import load_shape, load_tokenizer
+from .loading import is_classifier, load_shape, load_tokenizer
 from .local import LocalModel
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -141,7 +142,7 @@ class TransformersTeacher:
         self._device = device
         self._kind = kind
         self._where = where
-        self._model: LocalModel | None = None
+        self._model: LocalModel | LocalClassifier | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="transformers")
         self._waiting: list[_Request] = []
         self._working: asyncio.Task[None] | None = None
@@ -183,7 +184,7 @@ class TransformersTeacher:
 
     def weights(self) -> tuple[Any, Any]:
         """The model and its tokenizer, loaded for a student that is cut from it and kept by nobody else."""
-        local = self._load()
+        local = LocalModel(self._source, self._revision, self._device, self._batch, self._where)
         return local.model, local.tokenizer
 
     def tokenizer(self) -> Any:
@@ -194,13 +195,14 @@ class TransformersTeacher:
         """The model without its weights, to count what it has."""
         return load_shape(self._source, self._revision, self._where)
 
-    def _loaded(self) -> LocalModel:
+    def _loaded(self) -> LocalModel | LocalClassifier:
         if self._model is None:
             self._model = self._load()
         return self._model
 
-    def _load(self) -> LocalModel:
-        return LocalModel(self._source, self._revision, self._device, self._batch, self._where)
+    def _load(self) -> LocalModel | LocalClassifier:
+        kind = LocalClassifier if is_classifier(self._source, self._revision, self._where) else LocalModel
+        return kind(self._source, self._revision, self._device, self._batch, self._where)
 
     async def _work(self) -> None:
         """Answer batches until nothing waits."""

@@ -287,11 +287,28 @@ REFUSED = {
     "a student of an unknown kind": (
         BASE + "student:\n  init: {kind: sparse}\n",
         "recipe.yaml:12: student.init has kind = 'sparse'; expected one of 'dense', 'moe', 'twin', 'layers', 'hub', "
-        "'upcycle'",
+        "'upcycle', 'encoder'",
     ),
     "noise for a model that was trained before": (
         BASE + "student:\n  init: {kind: hub, model: org/name}\n  train: {noise: 0.1}\n",
         "recipe.yaml:13: student.train.noise: is for students from nothing or cut from a teacher; remove it",
+    ),
+    "dropout for an encoder that was trained before": (
+        BASE + "student:\n  init: {kind: encoder, model: org/name}\n  train: {dropout: 0.2}\n",
+        "recipe.yaml:13: student.train.dropout: is for students from nothing or cut from a teacher; remove it",
+    ),
+    "an encoder that is to write": (
+        EXTRACT.replace(LABELS, "schema: {type: object}") + "student:\n  init: {kind: encoder}\n",
+        "recipe.yaml:12: student.init: an encoder answers with closed labels alone, and the task is of kind 'extract'; "
+        "use init: {kind: dense}",
+    ),
+    "an encoder that is to learn tokens": (
+        BASE + "student:\n  init: {kind: encoder}\n  train:\n    method: [sft, topk]\n",
+        "recipe.yaml:14: student.train.method: an encoder learns labels, by sft; remove the others",
+    ),
+    "a size for an encoder that has its own": (
+        BASE + "student:\n  init:\n    kind: encoder\n    model: org/name\n    parameters: 2M\n",
+        "recipe.yaml:15: student.init.parameters: is for an encoder from scratch, and `model` has its own; remove one",
     ),
     "a student that is called as a baseline is": (
         BASE + "students:\n  few_shot: {}\n",
@@ -498,6 +515,16 @@ def test_a_fault_of_the_file_is_blamed_on_the_file_whatever_was_set(tmp_path):
 def test_set_meets_students_that_are_none(students, tmp_path):
     said = refusal(tmp_path, BASE + f"students: {students}\n", "train.epochs=1")
     assert said == "--set train.epochs=1: the recipe has no student; add a `student:` section"
+
+
+def test_an_encoder_has_a_size_from_scratch_and_learns_gently_where_it_was_trained_before(tmp_path):
+    scratch = load(tmp_path, BASE + "student: {init: {kind: encoder}}\n").recipe.students["student"]
+    begun = load(tmp_path, BASE + "student: {init: {kind: encoder, model: org/name}}\n").recipe.students["student"]
+
+    assert scratch.init.parameters == "2M"
+    assert (scratch.begins_as, begun.begins_as) == (None, begun.init)
+    assert begun.train.learning_rate < scratch.train.learning_rate
+    assert (begun.train.dropout, begun.train.noise) == (0.0, 0.0)
 
 
 def test_the_fingerprint_of_a_recipe_is_of_what_it_says_and_not_how(tmp_path):

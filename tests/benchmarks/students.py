@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -37,14 +38,18 @@ from understudy.students.config import StudentRecipe
 from understudy.teachers.transformers import TransformersTeacher
 
 RECIPE = Path(__file__).parents[2] / "jobs" / "banking77" / "recipe.yaml"
+MINILM = Path(os.environ.get("MINILM", "all-MiniLM-L6-v2")).absolute()
+"""Folder of all-MiniLM-L6-v2, which `minilm` begins as."""
 STUDENTS: dict[str, dict[str, Any]] = {
     "soft": {"init": {"kind": "dense", "parameters": "2M"}, "train": {"epochs": 20}},
     "hard": {"init": {"kind": "dense", "parameters": "2M"}, "train": {"epochs": 20, "labels": "hard"}},
     "moe": {"init": {"kind": "moe", "parameters": "4M"}, "train": {"epochs": 20}},
     "control": {"init": {"kind": "twin", "parameters": "4M"}, "train": {"epochs": 20}},
+    "encoder": {"init": {"kind": "encoder", "parameters": "2M"}, "train": {}},
+    "minilm": {"init": {"kind": "encoder", "model": str(MINILM), "layers": 3}, "train": {}},
 }
 """The first is what the recipe trains."""
-PAIRS = (("soft", "hard"), ("moe", "control"))
+PAIRS = (("soft", "hard"), ("encoder", "soft"), ("minilm", "encoder"), ("moe", "control"))
 
 
 def opened(given: argparse.Namespace) -> Run:
