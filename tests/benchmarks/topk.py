@@ -1,9 +1,13 @@
 """Distillation from cached tokens beside TRL's GKD, which asks the teacher in every step.
 
-`python -m tests.benchmarks.topk`: one student, one teacher of eight times its size, both of random weights, the same
-rows and batches: tokens a second of both, side by side. Then the memory of the loss alone, at 152,000 tokens of
-vocabulary and 4,096 positions, against the same loss with its logits in memory, each in a process of its own; its value
-against float64; and what a token costs on disk and how fast it is read.
+`python -m tests.benchmarks.topk`: one student and one larger teacher of random weights, the same rows in the same
+batches, precision and optimizer: answer tokens a second of both, in turns, at three shapes. The one that counts has a
+teacher of eight times the student's parameters in all, as models are named; the others are eight times without the
+embeddings, which is less of a teacher. Then the memory of the loss alone, at 152,000 tokens of vocabulary and 4,096
+positions, against the same loss with its logits in memory, each in a process of its own; its value against float64; and
+what a token costs on disk and how fast it is read.
+
+`--only speed --threads 1` measures that part alone. On a busy machine the ratio of processor time is the steadier one.
 """
 
 from __future__ import annotations
@@ -15,7 +19,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -26,17 +33,36 @@ from understudy.data.artifact import Artifact
 from understudy.data.rows import Example, TopTokens
 from understudy.data.storage import LocalStorage
 from understudy.pipeline.examples import ExampleWriter, read_examples
+from understudy.students import trainer
 from understudy.students.config import StudentRecipe
 from understudy.students.hub import Pretrained
 from understudy.students.tokenizer import train_tokenizer
 from understudy.students.topk import topk_loss
-from understudy.students.trainer import train_student
 from understudy.students.weights import TrainingRows
 
 KEPT = 16
-ROWS, BATCH, ANSWER = 128, 8, 64
-WORDS = [f"w{number}" for number in range(4000)]
+ROWS, BATCH = 64, 8
+PROMPT, ANSWER = 12, 32
+"""Words; three tokens each."""
+WORDS = [f"w{number}" for number in range(1000, 4000)]
 VOCABULARY, POSITIONS, WIDTH = 152_000, 4096, 256
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A student and a teacher, each as wide and as deep."""
+
+    name: str
+    vocabulary: int
+    student: tuple[int, int]
+    teacher: tuple[int, int]
+
+
+SHAPES = [
+    Shape("teacher 8x in all", 32_000, (256, 6), (768, 11)),
+    Shape("teacher 8x without embeddings", 32_000, (256, 6), (768, 5)),
+    Shape("the same, small vocabulary", 8192, (128, 4), (512, 2)),
+]
 
 
 def model(vocabulary: int, width: int, layers: int) -> hf.PreTrainedModel:
@@ -57,65 +83,133 @@ def model(vocabulary: int, width: int, layers: int) -> hf.PreTrainedModel:
     )
 
 
-def texts() -> list[tuple[str, str]]:
+def texts(tokenizer: Any) -> list[tuple[str, str]]:
+    """Prompts and answers, of one length in tokens each, so that every order of rows makes the same batches."""
     draw = np.random.default_rng(0)
-    return [(" ".join(draw.choice(WORDS, 12)), " ".join(draw.choice(WORDS, ANSWER // 2))) for _ in range(ROWS)]
+    words = [word for word in WORDS if len(tokenizer(word, add_special_tokens=False)["input_ids"]) == 3]
+    return [(" ".join(draw.choice(words, PROMPT)), " ".join(draw.choice(words, ANSWER))) for _ in range(ROWS)]
 
 
-def ours(tokenizer: Any, student: Any, folder: Path) -> float:
-    """Tokens of answers a second, with K random alternatives to each."""
+@dataclass
+class Clock:
+    """Wall and processor time at the end of each step."""
+
+    wall: list[float] = field(default_factory=list)
+    used: list[float] = field(default_factory=list)
+
+    def tick(self, *_: Any) -> None:
+        self.wall.append(time.perf_counter())
+        self.used.append(time.process_time())
+
+    def step(self) -> tuple[float, float]:
+        """Seconds of a step, of both; the first one, which has what a process does once, is not counted."""
+        steps = len(self.wall) - 1
+        return (self.wall[-1] - self.wall[0]) / steps, (self.used[-1] - self.used[0]) / steps
+
+
+def with_alternatives(tokenizer: Any, pairs: Iterable[tuple[str, str]]) -> list[Example]:
+    """Rows as a teacher leaves them, with K tokens of random probability at each place of the answer."""
     draw = np.random.default_rng(1)
-    rows, tokens = [], 0
-    for number, (asked, said) in enumerate(texts()):
+    rows = []
+    for number, (asked, said) in enumerate(pairs):
         ids = np.array(tokenizer(said, add_special_tokens=False)["input_ids"], np.int32)
         top = np.concatenate([ids[:, None], draw.integers(5, len(tokenizer), (len(ids), KEPT - 1))], 1)
         logps = np.log(draw.dirichlet(np.ones(KEPT), len(ids)) * 0.9 + 1e-6).astype(np.float16)
         kept = TopTokens(ids, top.astype(np.int32).ravel(), logps.ravel())
         rows.append(Example(f"r{number}", asked, said, f"r{number}", "train", "unlabeled", tokens=kept))
-        tokens += len(ids) + 1
-    recipe = StudentRecipe.model_validate(
-        {
-            "init": {"kind": "hub", "model": "m"},
-            "train": {"method": ["topk"], "epochs": 2, "batch": BATCH, "max_length": 512},
-        }
-    )
-    seconds: list[float] = []
+    return rows
+
+
+def recipe(method: str, max_length: int) -> StudentRecipe:
+    train = {"method": [method], "epochs": 1, "batch": BATCH, "max_length": max_length}
+    return StudentRecipe.model_validate({"init": {"kind": "hub", "model": "m"}, "train": train})
+
+
+def ours(tokenizer: Any, student: Any, folder: Path) -> tuple[float, float]:
+    """Seconds of a step."""
+    rows, clock = with_alternatives(tokenizer, texts(tokenizer)), Clock()
+    trainer.CHECKPOINTS = 1  # at the end, where the clock has stopped; GKD writes none
     source = Pretrained(student, tokenizer, "m")
     some = TrainingRows(lambda: iter(rows), lambda: iter(rows[:1]))
-    train_student(recipe, some, folder, 0, lambda *_: seconds.append(time.perf_counter()), lambda: source)
-    steps = len(seconds) - 1  # the first has what a process does once
-    return tokens * 2 * steps / (steps + 1) / (seconds[-1] - seconds[0])
+    trainer.train_student(recipe("topk", 512), some, folder, 0, clock.tick, lambda: source)
+    return clock.step()
 
 
-def gkd(tokenizer: Any, student: Any, teacher: Any, folder: Path) -> float:
-    """The same of TRL's trainer, off-policy."""
+def gkd(tokenizer: Any, student: Any, teacher: Any, folder: Path) -> tuple[float, float]:
+    """The same of TRL's trainer, off-policy, with forward KL as ours."""
     from datasets import Dataset
     from trl.experimental.gkd import GKDConfig, GKDTrainer
 
     rows = [
         {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]}
-        for asked, said in texts()
+        for asked, said in texts(tokenizer)
     ]
-    tokens = sum(len(tokenizer(said, add_special_tokens=False)["input_ids"]) + 1 for _, said in texts())
-    seconds: list[float] = []
+    clock = Clock()
 
-    class Clock(hf.TrainerCallback):
+    class Tick(hf.TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            seconds.append(time.perf_counter())
+            clock.tick()
 
-    bf16 = torch.cuda.is_available() or bool(torch.cpu._is_amx_tile_supported())
     arguments = GKDConfig(
-        output_dir=str(folder), per_device_train_batch_size=BATCH, num_train_epochs=2, lmbda=0.0, beta=0.0,
-        temperature=1.0, max_length=512, bf16=bf16, report_to=[], save_strategy="no", logging_strategy="no",
-        disable_tqdm=True, use_cpu=not torch.cuda.is_available(), gradient_checkpointing=False,
+        output_dir=str(folder), per_device_train_batch_size=BATCH, num_train_epochs=1, lmbda=0.0, beta=0.0,
+        temperature=1.0, max_length=512, bf16=trainer._has_bf16(), report_to=[], save_strategy="no",
+        logging_strategy="no", disable_tqdm=True, use_cpu=not torch.cuda.is_available(), gradient_checkpointing=False,
     )  # fmt: skip
-    trainer = GKDTrainer(
+    learner = GKDTrainer(
         model=student, teacher_model=teacher, args=arguments, train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer, callbacks=[Clock()],
+        processing_class=tokenizer, callbacks=[Tick()],
     )  # fmt: skip
-    trainer.train()
-    steps = len(seconds) - 1
-    return tokens * 2 * steps / (steps + 1) / (seconds[-1] - seconds[0])
+    learner.train()
+    return clock.step()
+
+
+def sizes(one: Any) -> tuple[int, int]:
+    """Parameters in all, the tied embeddings counted once, and without them."""
+    return one.num_parameters(), one.num_parameters() - one.get_input_embeddings().weight.numel()
+
+
+def speed(rounds: int, folder: Path) -> list[dict[str, Any]]:
+    """Tokens a second of both at every shape, in turns, and the ratio of each round."""
+    tokenizer = train_tokenizer(iter(WORDS), 8192, fold_case=False)
+    tokens = BATCH * (3 * ANSWER + 1)
+    found = []
+    for shape in SHAPES:
+        teacher = model(shape.vocabulary, *shape.teacher)
+        mine, theirs = [], []
+        for number in range(rounds):
+            place = folder / f"{shape.vocabulary}-{shape.teacher[1]}-{number}"
+            theirs.append(gkd(tokenizer, model(shape.vocabulary, *shape.student), teacher, place / "gkd"))
+            mine.append(ours(tokenizer, model(shape.vocabulary, *shape.student), place / "ours"))
+        small, large = sizes(model(shape.vocabulary, *shape.student)), sizes(teacher)
+        found.append(
+            {
+                "shape": shape.name,
+                "vocabulary": shape.vocabulary,
+                "student": small[0],
+                "larger": [big / little for big, little in zip(large, small, strict=True)],
+                "topk": median(tokens / wall for wall, _ in mine),
+                "gkd": median(tokens / wall for wall, _ in theirs),
+                "ratio": [slow[0] / fast[0] for slow, fast in zip(theirs, mine, strict=True)],
+                "processor": [slow[1] / fast[1] for slow, fast in zip(theirs, mine, strict=True)],
+            }
+        )
+    return found
+
+
+def between(ratios: Iterable[float]) -> str:
+    known = sorted(ratios)
+    return f"{median(known):.1f}x ({known[0]:.1f} to {known[-1]:.1f})"
+
+
+def table(found: list[dict[str, Any]]) -> None:
+    print("| shape | vocabulary | student | teacher, in all / without embeddings | topk | GKD | wall | processor |")
+    print("|---|---|---|---|---|---|---|---|")
+    for row in found:
+        print(
+            f"| {row['shape']} | {row['vocabulary']:,} | {row['student'] / 1e6:.1f}M "
+            f"| {row['larger'][0]:.1f}x / {row['larger'][1]:.1f}x | {row['topk']:,.0f} | {row['gkd']:,.0f} "
+            f"| {between(row['ratio'])} | {between(row['processor'])} |"
+        )
 
 
 def naive(hidden: torch.Tensor, weight: torch.Tensor, ids: torch.Tensor, logps: torch.Tensor) -> torch.Tensor:
@@ -173,34 +267,42 @@ def storage(folder: Path) -> tuple[float, float]:
     return size / tokens, read / (time.perf_counter() - started)
 
 
+def exactness() -> float:
+    """How far the loss in float32 is from the slow version in float64."""
+    given = case(256, 20_000, torch.float64)
+    exact = naive(*given).item()
+    single = topk_loss(*(value.float() if value.is_floating_point() else value for value in given)).item()
+    print(f"loss {single:.7f}, in float64 {exact:.7f}: {abs(single - exact):.1e} apart")
+    return abs(single - exact)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=["speed", "memory", "storage"], help="one part; default: all")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, help="of each trainer; default: as torch has it")
     parser.add_argument("--peak", choices=["ours", "naive"], help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.peak:
         peak(given.peak)
         return
-    exact = naive(*case(256, 20_000, torch.float64)).item()
-    single = topk_loss(
-        *(value.float() if value.is_floating_point() else value for value in case(256, 20_000, torch.float64))
-    ).item()
-    print(f"loss {single:.7f}, in float64 {exact:.7f}: {abs(single - exact):.1e} apart")
-    took = memory()
-    ratio = took["naive"] / took["ours"]
-    print(f"memory at {VOCABULARY:,} x {POSITIONS:,}: {took['ours']:,.0f} MiB")
-    print(f"  the same loss with its logits in memory: {took['naive']:,.0f} MiB, {ratio:.1f}x")
-    tokenizer = train_tokenizer(iter(WORDS), 8192, fold_case=False)
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        size, speed = storage(folder / "shards")
-        print(f"on disk {size:.0f} bytes a token at k = {KEPT}, read at {speed:,.0f} tokens/s")
-        student, teacher = model(len(tokenizer), 128, 4), model(len(tokenizer), 512, 2)
-        sizes = [one.num_parameters() - one.get_input_embeddings().weight.numel() for one in (student, teacher)]
-        print(f"student {sizes[0]:,}, teacher {sizes[1]:,} parameters without embeddings: {sizes[1] / sizes[0]:.1f}x")
-        theirs = gkd(tokenizer, model(len(tokenizer), 128, 4), teacher, folder / "gkd")
-        mine = ours(tokenizer, student, folder / "ours")
-        print(f"tokens/s: topk {mine:,.0f}, GKD {theirs:,.0f}: {mine / theirs:.1f}x")
-        print(json.dumps({"topk": mine, "gkd": theirs, "memory": took, "bytes": size, "read": speed}))
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        if given.only in (None, "memory"):
+            found["apart"] = exactness()
+            found["memory"] = took = memory()
+            print(f"memory at {VOCABULARY:,} x {POSITIONS:,}: {took['ours']:,.0f} MiB")
+            ratio = took["naive"] / took["ours"]
+            print(f"  the same loss with its logits in memory: {took['naive']:,.0f} MiB, {ratio:.1f}x")
+        if given.only in (None, "storage"):
+            found["bytes"], found["read"] = storage(Path(folder) / "shards")
+            print(f"on disk {found['bytes']:.0f} bytes a token at k = {KEPT}, read at {found['read']:,.0f} tokens/s")
+        if given.only in (None, "speed"):
+            found["speed"] = speed(given.rounds, Path(folder))
+            table(found["speed"])
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
