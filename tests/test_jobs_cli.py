@@ -769,7 +769,7 @@ def test_a_recipe_changed_under_a_run_is_told_of(job):
 
 
 def test_two_runs_at_once_are_one_run_and_one_refusal(job):
-    with Endpoint(then=lambda body: Reply(labels(body).body, delay=0.1)) as endpoint:
+    with Endpoint(then=lambda body: Reply(labels(body).body, delay=0.8)) as endpoint:
         ask_endpoint(job, endpoint.base_url, concurrency=4)
         first = started(job, "label", "recipe.yaml")
         wait_for(lambda: endpoint.requests, first)
