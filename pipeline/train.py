@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from ..data.artifact import Artifact
-from ..data.errors import BadInput, NotEnoughData
+from ..data.errors import BadInput
 from ..data.rows import Example, message_dicts
 from ..students.config import Dense, Encoder, Hub, Layers, StudentRecipe, Upcycle, count
 from ..teachers.encoder import PretrainedEncoder
@@ -36,7 +36,6 @@ def train(run: Run, artifact: Artifact, curated: Artifact, name: str) -> Outcome
 
     Raises:
         BadInput: the recipe asks for what the rows, the teacher or this machine do not have.
-        NotEnoughData: closed labels, and one of them in every row.
     """
     from ..students.weights import TrainingRows
 
@@ -49,7 +48,7 @@ def train(run: Run, artifact: Artifact, curated: Artifact, name: str) -> Outcome
         labels=tuple(run.recipe.labels),
     )
     if rows.labels:
-        _refuse_one_label(rows.train())
+        _tell_of_one_label(run, rows.train())
     if student.train.labels == "soft" and not any(_soft(rows.train())):
         raise BadInput(
             f"students.{name}.train.labels = 'soft', but the teacher gave no probabilities; set label.logprobs or "
@@ -240,21 +239,19 @@ def begun_from(run: Run, init: Hub | Encoder) -> TransformersTeacher | Pretraine
     return TransformersTeacher(model, revision=init.revision, where=where)
 
 
-def _refuse_one_label(rows: Iterator[Example]) -> None:
-    """A student that has seen one label says it, whatever it reads.
-
-    Raises:
-        NotEnoughData: there is no other.
-    """
+def _tell_of_one_label(run: Run, rows: Iterator[Example]) -> None:
+    """A student that has seen one label says it, whatever it reads; the verdict will be about that."""
     said: set[str] = set()
     for row in rows:
         said.add(row.output)
         if len(said) > 1:
             return
     if said:
-        raise NotEnoughData(
-            f"train: every row has the label '{said.pop()}', and a student learns to tell two or more apart; add "
-            "inputs of other labels, or see with `understudy preview` what the teacher says"
+        run.tell(
+            [
+                f"train: every row has the label '{said.pop()}', and a student learns to tell two or more apart; add "
+                "inputs of other labels, or see with `understudy preview` what the teacher says"
+            ]
         )
 
 
