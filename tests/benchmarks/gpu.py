@@ -27,11 +27,12 @@ import numpy as np
 import torch
 import transformers as hf
 
-from understudy.students import trainer
+from understudy.students import sft
 from understudy.students.config import UNTRAINED
 from understudy.students.hub import Pretrained
 from understudy.students.tokenizer import train_tokenizer
 from understudy.students.topk import topk_loss
+from understudy.students.trainer import train_student
 from understudy.students.weights import TrainingRows
 
 from .topk import BATCH, KEPT, recipe, with_alternatives
@@ -95,10 +96,10 @@ def texts(tokenizer: Any, answer: int) -> list[tuple[str, str]]:
 def ours(method: str, model: Any, tokenizer: Any, answer: int, clock: Clock, folder: Path) -> None:
     rows = with_alternatives(tokenizer, texts(tokenizer, answer))
     (folder / UNTRAINED).mkdir()  # or the weights would be written there first
-    trainer.CHECKPOINTS = 1  # at the end, where the clock has stopped
+    sft.CHECKPOINTS = 1  # at the end, where the clock has stopped
     source = Pretrained(model, tokenizer, "m")
     some = TrainingRows(lambda: iter(rows), lambda: iter(rows[:1]))
-    trainer.train_student(recipe(method, PROMPT + answer), some, folder / "seed-0", 0, clock.tick, lambda: source)
+    train_student(recipe(method, PROMPT + answer), some, folder / "seed-0", 0, clock.tick, lambda: source)
 
 
 def theirs(model: Any, tokenizer: Any, answer: int, clock: Clock, folder: Path) -> None:

@@ -33,11 +33,12 @@ from understudy.data.artifact import Artifact
 from understudy.data.rows import Example, TopTokens
 from understudy.data.storage import LocalStorage
 from understudy.pipeline.examples import ExampleWriter, read_examples
-from understudy.students import trainer
+from understudy.students import sft
 from understudy.students.config import StudentRecipe
 from understudy.students.hub import Pretrained
 from understudy.students.tokenizer import train_tokenizer
 from understudy.students.topk import topk_loss
+from understudy.students.trainer import train_student
 from understudy.students.weights import TrainingRows
 
 KEPT = 16
@@ -128,10 +129,10 @@ def recipe(method: str, max_length: int) -> StudentRecipe:
 def ours(tokenizer: Any, student: Any, folder: Path) -> tuple[float, float]:
     """Seconds of a step."""
     rows, clock = with_alternatives(tokenizer, texts(tokenizer)), Clock()
-    trainer.CHECKPOINTS = 1  # at the end, where the clock has stopped; GKD writes none
+    sft.CHECKPOINTS = 1  # at the end, where the clock has stopped; GKD writes none
     source = Pretrained(student, tokenizer, "m")
     some = TrainingRows(lambda: iter(rows), lambda: iter(rows[:1]))
-    trainer.train_student(recipe("topk", 512), some, folder, 0, clock.tick, lambda: source)
+    train_student(recipe("topk", 512), some, folder, 0, clock.tick, lambda: source)
     return clock.step()
 
 
@@ -152,7 +153,7 @@ def gkd(tokenizer: Any, student: Any, teacher: Any, folder: Path) -> tuple[float
 
     arguments = GKDConfig(
         output_dir=str(folder), per_device_train_batch_size=BATCH, num_train_epochs=1, lmbda=0.0, beta=0.0,
-        temperature=1.0, max_length=512, bf16=trainer._has_bf16(), report_to=[], save_strategy="no",
+        temperature=1.0, max_length=512, bf16=sft.has_bf16(), report_to=[], save_strategy="no",
         logging_strategy="no", disable_tqdm=True, use_cpu=not torch.cuda.is_available(), gradient_checkpointing=False,
     )  # fmt: skip
     learner = GKDTrainer(

@@ -1,0 +1,234 @@
+"""Learning from rows by TRL's SFT trainer, through one thin seam.
+
+TRL brings the loop, schedules, checkpoints and devices. Ours are the batches, the loss over answers (with the teacher's
+probabilities where the answer is one of closed labels), the optimizer and the dropout. Its fused loss, which cuts
+memory at large vocabularies, doubles CPU time at small ones (measured), so the logits of the answer positions are taken
+directly.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from ..data.errors import BadInput
+from .batches import Clock, Collator, LengthOrder, Noise
+from .config import Encoder, Hub, StudentRecipe, Train
+from .objectives import ChooseLabel, Objective, SayAnswer, SayLabel, SayLikeliest, forward_is, plain_head
+from .tokenizer import answer_ids
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerFast
+
+CHECKPOINTS = 8
+"""Checkpoints over a training: what a kill can cost is an eighth of it."""
+
+_ADDS = (".self_attn.o_proj", ".attn.Wo", ".mlp")
+"""What a block adds to its input comes out of these, in Qwen3 and in ModernBERT."""
+
+Show = Callable[[int, int, str], None]
+"""Told how many steps of how many are done, and what else is worth a word."""
+
+
+@dataclass(frozen=True)
+class Pupil:
+    """A student in memory that is to learn by one method."""
+
+    recipe: StudentRecipe
+    labels: tuple[str, ...]
+    tokenizer: PreTrainedTokenizerFast
+    model: PreTrainedModel
+    learning: Any
+    """The model, with adapters about it where these learn in its place."""
+
+
+def learn_rows(pupil: Pupil, rows: Dataset, work: Path, seed: int, show: Show) -> int:
+    """Learn from encoded rows, going on from the last checkpoint in ``work``.
+
+    Returns:
+        Steps.
+    """
+    train, tokenizer, model = pupil.recipe.train, pupil.tokenizer, pupil.model
+    clock = Clock()
+    noise = Noise(tokenizer, pupil.labels, train.noise) if pupil.labels and train.noise else None
+    trainer = _StudentTrainer(
+        order=LengthOrder(rows, train.batch, seed, clock),
+        student=pupil.recipe,
+        model=pupil.learning,
+        args=_arguments(train, work, seed, len(rows)),
+        train_dataset=rows,
+        data_collator=Collator(tokenizer.pad_token_id, seed, clock, noise, tokenizer.padding_side),
+        processing_class=tokenizer,
+        callbacks=[_Show(show)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    plainly = nullcontext() if pupil.recipe.begins_as else _as_ours(model, train.dropout)
+    objective = _objective(pupil.recipe, model, answer_ids(tokenizer, pupil.labels))
+    with plainly, forward_is(objective, model):
+        trainer.train(resume_from_checkpoint=_last_checkpoint(work))
+    if trainer.aux_loss_enabled:
+        model.config.output_router_logits = False  # wanted in training alone: with a cache it ends in an error
+    return int(trainer.state.global_step)
+
+
+class _StudentTrainer(SFTTrainer):  # type: ignore[misc]
+    """The seam: our order of rows, our optimizer, and a loss that the model's forward pass returns."""
+
+    def __init__(self, *, order: LengthOrder, student: StudentRecipe, **given: Any) -> None:
+        self._order = order
+        self._recipe = student.train
+        self._ours = student.begins_as is None
+        super().__init__(**given)
+        self.model_accepts_loss_kwargs = False  # our loss is a mean already
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthOrder:
+        return self._order
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Ours for weights that begin at random or cut; what was trained with AdamW goes on with it."""
+        from .optimizer import MuonAdamW
+
+        if not self._ours:
+            adamw: torch.optim.Optimizer = super().create_optimizer(model)
+            return adamw
+        dtype = torch.bfloat16 if self.args.bf16 else torch.float32
+        self.optimizer = MuonAdamW(self.model, self._recipe.learning_rate, self._recipe.weight_decay, dtype)
+        return self.optimizer
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """The library looks weights up by name, and experts have other names on disk (transformers, issue 48805)."""
+        if not isinstance(self.model, PreTrainedModel) or self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        read = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
+        self.model.load_state_dict(read.state_dict())
+
+    def _send_telemetry(self) -> None:
+        """Nothing: TRL would tell the hub which kind of model is trained, and nobody asked our users."""
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """The report is the model's card; a checkpoint needs none."""
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any
+    ) -> torch.Tensor:
+        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16):
+            loss: torch.Tensor = model(**inputs)["loss"]
+        return loss
+
+
+def _objective(student: StudentRecipe, model: PreTrainedModel, labels: list[int]) -> Objective:
+    """What suits the model and its answers.
+
+    Raises:
+        BadInput: topk, of which the model's logits are not what it learns.
+    """
+    topk = student.learns_by("topk")
+    plain = not labels and plain_head(model)
+    if topk and not plain:
+        raise BadInput(
+            f"train.method: topk needs logits that are a product with the model's head, and those of type "
+            f"'{model.config.model_type}' are capped, scaled or shifted; use [sft]"
+        )
+    if plain and (topk or student.train.lora is None):
+        return SayLikeliest()
+    if isinstance(student.init, Encoder):
+        return ChooseLabel()
+    return SayAnswer(labels) if isinstance(student.init, Hub) else SayLabel(labels)
+
+
+@contextmanager
+def _as_ours(model: PreTrainedModel, share: float) -> Iterator[None]:
+    """Dropout on what each block adds, and twice that on embeddings; the library has no setting for it. Gone later.
+
+    At some dozen tokens a row plain attention is faster than the fused kernel (measured).
+    """
+
+    def drop(module: nn.Module, _: Any, output: torch.Tensor) -> torch.Tensor:
+        return functional.dropout(output, share, module.training)
+
+    def drop_more(module: nn.Module, _: Any, output: torch.Tensor) -> torch.Tensor:
+        return functional.dropout(output, min(2 * share, 0.9), module.training)
+
+    hooks = [model.get_input_embeddings().register_forward_hook(drop_more)]
+    adds = [module for name, module in model.named_modules() if name.endswith(_ADDS)]
+    hooks += [module.register_forward_hook(drop) for module in adds]
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation("sdpa")
+        for hook in hooks:
+            hook.remove()
+
+
+class _Show(TrainerCallback):  # type: ignore[misc]
+    """Hands progress on, and marks a checkpoint as whole once everything of it is written."""
+
+    def __init__(self, show: Show) -> None:
+        self._show = show
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._show(state.global_step, state.max_steps, "")
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "whole").touch()
+
+
+def _last_checkpoint(work: Path) -> str | None:
+    """The newest checkpoint that was written to its end."""
+    whole = [mark.parent for mark in work.glob("checkpoint-*/whole")]
+    newest = max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
+    return str(newest) if newest else None
+
+
+def _arguments(train: Train, work: Path, seed: int, rows: int) -> SFTConfig:
+    steps = train.epochs * math.ceil(rows / train.batch)
+    return SFTConfig(
+        output_dir=str(work),
+        num_train_epochs=train.epochs,
+        per_device_train_batch_size=train.batch,
+        learning_rate=train.learning_rate,
+        weight_decay=train.weight_decay,
+        lr_scheduler_type="linear",
+        warmup_steps=max(1, steps // 20),
+        max_grad_norm=1.0,
+        seed=seed,
+        bf16=has_bf16(),
+        use_cpu=not torch.cuda.is_available(),
+        gradient_checkpointing=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        max_length=None,
+        save_strategy="steps",
+        save_steps=max(1, steps // CHECKPOINTS),
+        save_total_limit=2,
+        logging_strategy="no",
+        logging_nan_inf_filter=False,  # it would wait for the device in every step
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        dataloader_num_workers=min(6, (os.cpu_count() or 1) - 1) if torch.cuda.is_available() else 0,
+    )
+
+
+def has_bf16() -> bool:
+    """Whether this machine multiplies bfloat16 faster than float32.
+
+    On a CPU that takes tiles: with the vector instructions alone bfloat16 is half as fast (100 against 190 GFLOP/s).
+    """
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.cpu._is_amx_tile_supported())
