@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import BadInput, UnderstudyError, in_a_line
-from .storage import Group
+from .storage import Group, measured
 
 _CACHE = "UNDERSTUDY_CACHE"
 
@@ -77,10 +77,10 @@ class ObjectStorage:
         return sorted({*there, *(path.relative_to(self.cache).as_posix() for path in mine)})
 
     def measure(self, path: str) -> tuple[int, float]:
-        with self._told():
-            there = [*self._objects(path), *self._object(path)]
-        size = sum(one["size"] for one in there)
-        return size, max((one["last_modified"].timestamp() for one in there), default=0.0)
+        there = self._at(path)
+        if not there:
+            return measured(self.cache / path)
+        return sum(one["size"] for one in there), max(one["last_modified"].timestamp() for one in there)
 
     def create(self, path: str, data: bytes) -> bool:
         import obstore
@@ -129,10 +129,10 @@ class ObjectStorage:
         """The manifest goes first: a kill half-way must not leave a folder that looks finished."""
         import obstore
 
+        there = sorted((one["path"] for one in self._at(path)), key=lambda name: not name.endswith(_LAST))
         with self._told():
-            below = sorted((one["path"] for one in self._objects(path)), key=lambda one: not one.endswith(_LAST))
-            for one in [*below, *(one["path"] for one in self._object(path))]:
-                obstore.delete(self._store, one)
+            for name in there:
+                obstore.delete(self._store, name)
         copy = self.cache / path
         if copy.is_dir():
             shutil.rmtree(copy)
@@ -157,9 +157,7 @@ class ObjectStorage:
         return self.cache / path
 
     def fetch(self, path: str) -> Path:
-        with self._told():
-            there = [*self._objects(path), *self._object(path)]
-        for one in there:
+        for one in self._at(path):
             self._drop_stale_copy(one)
             if not (self.cache / one["path"]).is_file():
                 self._fetch(one["path"])
@@ -180,6 +178,11 @@ class ObjectStorage:
 
     def place(self, path: str) -> str:
         return f"{self.url}/{path}".rstrip("/")
+
+    def _at(self, path: str) -> Sequence[Mapping[str, Any]]:
+        """The object of that name, and all below a folder of it."""
+        with self._told():
+            return [*self._objects(path), *self._object(path)]
 
     def _objects(self, prefix: str, most: int | None = None) -> Iterator[Mapping[str, Any]]:
         """What the store says of every object below a folder."""

@@ -199,11 +199,7 @@ class LocalStorage:
         )
 
     def measure(self, path: str) -> tuple[int, float]:
-        place = self.root / path
-        files = [place] if place.is_file() else [file for file in place.rglob("*") if file.is_file()]
-        stats = [file.stat() for file in files]
-        newest = max((stat.st_mtime for stat in stats), default=place.stat().st_mtime)
-        return sum(stat.st_size for stat in stats), newest
+        return measured(self.root / path)
 
     def create(self, path: str, data: bytes) -> bool:
         with _told(self.root / path):
@@ -343,6 +339,14 @@ class _LocalSegment:
 
     def close(self) -> None:
         self._file.close()
+
+
+def measured(place: Path) -> tuple[int, float]:
+    """Bytes of a file or of all below a folder, and when it was last written to, in seconds since 1970."""
+    files = [place] if place.is_file() else [file for file in place.rglob("*") if file.is_file()]
+    stats = [file.stat() for file in files]
+    newest = max((stat.st_mtime for stat in stats), default=place.stat().st_mtime)
+    return sum(stat.st_size for stat in stats), newest
 
 
 @contextlib.contextmanager

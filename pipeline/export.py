@@ -115,7 +115,7 @@ def _write_student(form: Literal["safetensors", "onnx", "int8"], run: Run, judge
     if form != "safetensors":
         run.reporter.say(f"  writing {form}")
         write_onnx(judged.folder, folder, list(run.recipe.labels), int8=form == "int8", where=f"--format {form}")
-    card = run.storage.local(run.recipe.name) / "card.md"
+    card = run.storage.fetch(f"{run.recipe.name}/card.md")
     if judged.name == run.recipe.judged_student and card.exists():
         shutil.copy(card, folder)
     proof = prove_again(run, form, judged.name, judged.folder, judged.tests[0], folder)

@@ -19,8 +19,10 @@ from understudy.data.lock import Lock
 from understudy.data.object_storage import ObjectStorage
 from understudy.data.storage import open_storage
 from understudy.pipeline.context import Run
+from understudy.pipeline.export import export
 from understudy.pipeline.garbage import leftovers
 from understudy.pipeline.progress import Reporter
+from understudy.pipeline.proof import publish_report
 from understudy.pipeline.recipe import load_recipe
 from understudy.pipeline.run import artifacts, run_stages
 from understudy.pipeline.use import answers
@@ -93,6 +95,18 @@ def test_a_folder_is_sent_before_its_manifest_and_fetched_by_others(here, there)
     assert (fetched.folder / "seed-0" / "model.safetensors").read_bytes() == b"weights"
     assert [path.rpartition("/")[2] for path, _ in there.list("stages")] == ["manifest.json", "model.safetensors"]
     assert there.folders("stages") == [fetched.path]
+
+
+def test_a_folder_that_only_this_machine_has_is_measured_as_it_lies_here(here, there):
+    folder = here.local("stages/train-1")
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    there.replace("stages/label-1/manifest.json", b"{}")
+
+    size, written = here.measure("stages/train-1")
+
+    assert (size, here.measure("stages/label-1")[0]) == (7, 2)
+    assert time.time() - written < 60
 
 
 def test_what_was_made_again_elsewhere_is_fetched_again(here, there):
@@ -207,10 +221,14 @@ def test_a_run_begun_on_one_machine_is_finished_and_used_on_another(job, here, t
     third = opened(job, ObjectStorage(here.url, job.parent / "third"))
     said = list(answers(third, None, ["where is parcel 3"]))
     assert said[0][1] in ("delivery", "refund")
+    publish_report(third, run_stages(third))
+    fourth = opened(job, ObjectStorage(here.url, job.parent / "fourth"))
+    handed_on = {file.name for file in export(fourth, "safetensors", job.parent / "out").files}
+    assert {"model.safetensors", "card.md", "export.json"} <= handed_on
     assert artifacts(third)["train:student"][1].manifest() is not None
     assert leftovers(third.storage) == []
-    second.close()
-    third.close()
+    for run in (second, third, fourth):
+        run.close()
 
 
 @pytest.mark.parametrize(
