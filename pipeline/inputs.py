@@ -18,7 +18,6 @@ from ..data.filters import Function
 from ..data.forgetting import Matches, texts
 from ..data.sources import HUB, expand
 from ..data.storage import Storage
-from ..students.config import Hub
 from ..teachers.openai import OpenAIRecipe
 from .notes import jobs, read_note
 from .recipe import LoadedRecipe, load_recipe
@@ -123,7 +122,8 @@ def _models(loaded: LoadedRecipe) -> Iterator[str]:
     """What may be a folder with a model in it."""
     recipe = loaded.recipe
     yield from (teacher.model for teacher in recipe.teachers.values() if teacher.kind in ("transformers", "vllm"))
-    yield from (student.init.model for student in recipe.students.values() if isinstance(student.init, Hub))
+    begun = (student.begins_as for student in recipe.students.values())
+    yield from (init.model for init in begun if init is not None and init.model is not None)
     if recipe.curate.meaning is not None:
         yield recipe.curate.meaning.model
 

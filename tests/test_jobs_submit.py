@@ -269,6 +269,7 @@ def test_only_what_the_recipe_names_travels_and_keeps_its_place(tmp_path):
         "label.j2",
         "checks.py",
         "model/config.json",
+        "reader/config.json",
         "../../x.csv",
     ):
         (job / name).parent.mkdir(exist_ok=True)
@@ -289,6 +290,7 @@ def test_only_what_the_recipe_names_travels_and_keeps_its_place(tmp_path):
         "label": {"teacher": "lead"},
         "prompts": {"label": "label.j2"},
         "curate": {"filters": [{"kind": "function", "path": "checks.py:ok"}], "meaning": {"model": "org/hub-model"}},
+        "student": {"init": {"kind": "encoder", "model": "reader"}},
     }
     (job / "recipe.yaml").write_text(json.dumps(recipe))
 
@@ -300,7 +302,7 @@ def test_only_what_the_recipe_names_travels_and_keeps_its_place(tmp_path):
     assert files == {
         "x.csv",
         *(f"jobs/t/{name}" for name in ("recipe.yaml", "seeds.jsonl", "label.j2", "checks.py")),
-    } | {"jobs/t/model/config.json"}
+    } | {"jobs/t/model/config.json", "jobs/t/reader/config.json"}
 
 
 def test_files_that_are_too_large_are_refused_and_the_biggest_is_named(tmp_path, monkeypatch):
