@@ -57,8 +57,8 @@ def encode(
 
     A training that goes on after a kill finds the file as it was and does not read the rows again.
     An output that is one of the labels is answered with its token, or with its number by a model that only reads; any
-    other with its text. A prompt that is too long
-    loses its end, not its turn marks; an answer that does not fit leaves the row out.
+    other with its text. A prompt that is too long loses its end, not its turn marks; an answer that does not fit leaves
+    the row out.
 
     Args:
         states: of inputs, the hidden state that the student is to have before it answers.

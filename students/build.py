@@ -15,6 +15,7 @@ from .config import Dense, Encoder, Layers, Moe, Twin, count
 from .tokenizer import label_tokens, turn_end
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM, Qwen3MoeForCausalLM
 
 POSITIONS = 2048
@@ -192,8 +193,17 @@ def _begun(kind: Any, config: Any, tokenizer: PreTrainedTokenizerFast, labels: S
     torch.manual_seed(seed)
     model = kind(config)
     embedding = model.get_input_embeddings().weight
-    with torch.no_grad():
-        for label, token in zip(labels, tokens, strict=True):
-            words = tokenizer(label.replace("_", " "), add_special_tokens=False)["input_ids"]
-            embedding[token] = embedding[words].mean(0) * len(words) ** 0.5
+    name_labels(embedding, tokens, embedding, tokenizer, labels)
     return model
+
+
+def name_labels(
+    rows: Tensor, places: Sequence[int], embedding: Tensor, tokenizer: PreTrainedTokenizerFast, labels: Sequence[str]
+) -> None:
+    """Have what stands for a label begin as the mean of the words of its name, as long as one of them."""
+    import torch
+
+    with torch.no_grad():
+        for label, place in zip(labels, places, strict=True):
+            words = tokenizer(label.replace("_", " "), add_special_tokens=False)["input_ids"]
+            rows[place] = embedding[words].mean(0) * len(words) ** 0.5

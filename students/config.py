@@ -314,8 +314,7 @@ class StudentRecipe(Recipe):
     @property
     def begins_as(self) -> Hub | Encoder | None:
         """Its `init`, where that names a model that was trained before."""
-        named = isinstance(self.init, Hub) or (isinstance(self.init, Encoder) and self.init.model is not None)
-        return self.init if named else None  # type: ignore[return-value]
+        return self.init if isinstance(self.init, Hub | Encoder) and self.init.model is not None else None
 
     def phases(self) -> list[StudentRecipe]:
         """The student with each of its methods alone, in their order."""

@@ -25,6 +25,7 @@ from .config import Layers, count
 from .tokenizer import (
     ASSISTANT,
     END,
+    MARKS,
     PAD,
     SYSTEM,
     USER,
@@ -45,7 +46,6 @@ MEASURED = 256
 
 _TOGETHER = 64  # rows in one pass
 _NARROWEST = 32  # neurons of a layer
-_MARKS = (PAD, END, SYSTEM, USER, ASSISTANT)
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,8 @@ def cut_tokenizer(
     def ancestry(token: int) -> set[int]:
         return {token}.union(*(ancestry(parent) for parent in parents[token] or ()))
 
-    kept = {token for token, name in names.items() if len(name) == 1 or name in _MARKS}
-    new_marks = [mark for mark in _MARKS if mark not in learned["model"]["vocab"]]
+    kept = {token for token, name in names.items() if len(name) == 1 or name in MARKS}
+    new_marks = [mark for mark in MARKS if mark not in learned["model"]["vocab"]]
     for token, _ in used.most_common():
         new = ancestry(token) - kept if token in names else set()
         if len(new_marks) + len(kept) + len(new) <= vocabulary:
@@ -143,7 +143,7 @@ def cut_tokenizer(
         [left, right] for left, right in learned["model"]["merges"] if {left, right, left + right} <= entries.keys()
     ]
     plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    learned["added_tokens"] = [{"id": entries[mark], "content": mark, **plain, "special": True} for mark in _MARKS]
+    learned["added_tokens"] = [{"id": entries[mark], "content": mark, **plain, "special": True} for mark in MARKS]
     learned["post_processor"] = None
     return as_pretrained(learned, labels)
 

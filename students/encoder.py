@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..data.errors import BadInput
-from .build import POSITIONS, Shape, shape_for
+from .build import POSITIONS, Shape, name_labels, shape_for
 from .config import Encoder, count
 from .tokenizer import PAD, learn_merges
 
@@ -65,11 +65,8 @@ def build_encoder(
     )
     torch.manual_seed(seed)
     model = ModernBertForSequenceClassification(config)
-    embedding, head = model.get_input_embeddings().weight, model.classifier.weight
-    with torch.no_grad():
-        for number, label in enumerate(labels):
-            words = tokenizer(label.replace("_", " "), add_special_tokens=False)["input_ids"]
-            head[number] = embedding[words].mean(0) * len(words) ** 0.5
+    head, embedding = model.classifier.weight, model.get_input_embeddings().weight
+    name_labels(head, range(len(labels)), embedding, tokenizer, labels)
     return model
 
 

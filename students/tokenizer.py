@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 PAD, END, SYSTEM, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"
 
+MARKS = (PAD, END, SYSTEM, USER, ASSISTANT)
+"""In the order of their numbers."""
+
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}"
     "{% if message['role'] == 'assistant' %}<|end|>{% endif %}{% endfor %}"
@@ -38,7 +41,7 @@ def train_tokenizer(
         labels: closed labels, each of which gets an entry of its own.
         fold_case: read upper and lower case alike; right for a student that only reads.
     """
-    learned = learn_merges(texts, vocabulary, (PAD, END, SYSTEM, USER, ASSISTANT), fold_case=fold_case)
+    learned = learn_merges(texts, vocabulary, MARKS, fold_case=fold_case)
     return as_pretrained(json.loads(learned.to_str()), labels)
 
 

@@ -13,7 +13,7 @@ from ..data.errors import BadInput
 from ..data.rows import Answer, Failed, Prompt
 from ..data.teacher import Sampling
 from .loading import chosen_device, load_classifier, positions
-from .local import READ_TOGETHER
+from .local import READ_TOGETHER, by_length
 from .rendering import Rendered, Renderer
 
 if TYPE_CHECKING:
@@ -50,13 +50,7 @@ class LocalClassifier:
         self._check(prompts[0].choices)
         rows = [self.renderer.render(prompt, sampling) for prompt in prompts]
         good = [row for row in rows if isinstance(row, Rendered)]
-        order = sorted(range(len(good)), key=lambda i: len(good[i].ids))
-        together = READ_TOGETHER if self.device.type == "cpu" else self.batch
-        said: dict[int, Answer] = {}
-        for start in range(0, len(order), together):
-            some = order[start : start + together]
-            said.update(zip(some, self._choose([good[i] for i in some]), strict=True))
-        answers = (said[i] for i in range(len(good)))
+        answers = iter(by_length(good, READ_TOGETHER if self.device.type == "cpu" else self.batch, self._choose))
         return [row if isinstance(row, Failed) else next(answers) for row in rows]
 
     def _check(self, choices: tuple[str, ...]) -> None:

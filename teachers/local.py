@@ -66,13 +66,7 @@ class LocalModel:
 
     def _score(self, rows: list[Rendered]) -> list[Answer]:
         """Every row's choices, in order; rows of like length are read together."""
-        together = READ_TOGETHER if self.device.type == "cpu" else len(rows)
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
-        said: dict[int, Answer] = {}
-        for start in range(0, len(order), together):
-            some = order[start : start + together]
-            said.update(zip(some, self._score_together([rows[i] for i in some]), strict=True))
-        return [said[i] for i in range(len(rows))]
+        return by_length(rows, READ_TOGETHER if self.device.type == "cpu" else len(rows), self._score_together)
 
     def _score_together(self, rows: list[Rendered]) -> list[Answer]:
         """The probability of every choice, exactly: of its tokens and of stopping after them.
@@ -223,6 +217,16 @@ class LocalModel:
             )
             for step, values in zip(ids, logps, strict=False)
         )
+
+
+def by_length(rows: list[Rendered], most: int, answered: Callable[[list[Rendered]], list[Answer]]) -> list[Answer]:
+    """Answers in order, of rows that were read with those of like length, so many at once at most."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+    said: dict[int, Answer] = {}
+    for start in range(0, len(order), most):
+        some = order[start : start + most]
+        said.update(zip(some, answered([rows[i] for i in some]), strict=True))
+    return [said[i] for i in range(len(rows))]
 
 
 def _draw(logits_BV: Tensor, sampling: Sampling, luck_B: Tensor | None) -> Tensor:

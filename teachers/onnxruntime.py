@@ -18,7 +18,7 @@ from typing import Any
 from ..data.errors import BadInput, in_a_line
 from ..data.rows import Answer, Failed, Prompt
 from ..data.teacher import Sampling
-from .loading import load_tokenizer
+from .loading import load_config, load_tokenizer, positions
 from .rendering import Rendered, Renderer, stop_tokens
 
 MODEL = "model.onnx"
@@ -41,12 +41,14 @@ class OnnxTeacher:
         self._file = folder / MODEL
         self._session = _session(self._file, threads, where)
         self._past = [given for given in self._session.get_inputs() if given.name.startswith(PAST)]
-        config = hf.AutoConfig.from_pretrained(folder)
+        config = load_config(folder, "main", where)
         labels = {} if self._past else {label: int(place) for place, label in config.id2label.items()}
         tokenizer = load_tokenizer(folder, "main", where)
         self._labels = frozenset(labels)
-        # a label's "token" is its place among the logits
-        self._renderer = Renderer(tokenizer, _context(config, tokenizer), labels)
+        # A label's "token" is its place among the logits; to what only reads it takes no position.
+        reads_only = tokenizer.chat_template is None
+        context = positions(config, tokenizer) + 1 if reads_only else getattr(config, "max_position_embeddings", None)
+        self._renderer = Renderer(tokenizer, context, labels)
         ends = hf.GenerationConfig.from_pretrained(folder).eos_token_id if self._past else None
         self._stops = stop_tokens(ends, tokenizer)
 
@@ -104,14 +106,6 @@ class OnnxTeacher:
             stopped = new[0] in (*self._stops, *row.ends)
         text = self._renderer.written(said[:-1] if stopped else said)
         return Answer(row.prompt.id, text, "stop" if stopped else "length", len(row.ids), len(said))
-
-
-def _context(config: Any, tokenizer: Any) -> int | None:
-    """Tokens of prompt and answer together; to a classifier, which has no chat template, a label takes no position."""
-    positions: int | None = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
-    if tokenizer.chat_template is not None or positions is None:
-        return positions
-    return int(min(positions, tokenizer.model_max_length)) + 1
 
 
 def _session(file: Path, threads: int, where: str) -> Any:
