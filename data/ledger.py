@@ -21,7 +21,8 @@ import os
 import socket
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -61,7 +62,8 @@ class Ledger:
         """Held while a segment and the index are changed together, which may be in any thread."""
         self._segment: Segment | None = None
         self._segment_path = ""
-        self._waiting: list[_Waiting] = []
+        self._waiting: deque[_Waiting] = deque()
+        """Handed in, and in no segment yet; several threads take from it."""
         self._fresh: dict[str, Record] = {}
         """What is durable and not in the index yet."""
         self._fault: UnderstudyError | None = None
@@ -107,10 +109,8 @@ class Ledger:
             await durable
 
     def flush(self) -> None:
-        """Write what waits; then all that was handed in is durable."""
-        waiting, self._waiting = self._waiting, []
-        if waiting:
-            self._commit(waiting)
+        """Write what waits; then all that was handed in is durable. May be called in any thread."""
+        self._commit()
 
     def records(self, *, damaged: bool = False) -> Iterator[Record]:
         """Every sound record, oldest segment first.
@@ -227,22 +227,17 @@ class Ledger:
                 self._catch_up()
 
     async def _flush(self, full: asyncio.Event) -> None:
-        group: list[_Waiting] = []
         try:
             while self._waiting:
                 await self._gathered(full)
-                group, self._waiting = self._waiting, []
                 try:
-                    await asyncio.to_thread(self._commit, group, asyncio.get_running_loop())
-                except UnderstudyError as error:
-                    _settle(group, error)
+                    await asyncio.to_thread(self._commit)
+                except UnderstudyError as error:  # whoever waits was told
                     if not self.storage.group.waits:  # told at the next append, and tried again when this is closed
-                        self._fault, self._waiting = error, [*group, *self._waiting]
+                        self._fault = error
                         return
-                else:
-                    _settle(group, None)
         except BaseException as error:  # nobody may wait for ever; what was not written yet, close() writes
-            _settle([*group, *self._waiting], error)
+            _settle(list(self._waiting), error)
             if isinstance(error, asyncio.CancelledError):
                 raise
 
@@ -256,30 +251,34 @@ class Ledger:
             await asyncio.wait_for(full.wait(), group.seconds)
         full.clear()
 
-    def _commit(self, group: Sequence[_Waiting], loop: asyncio.AbstractEventLoop | None = None) -> None:
-        """Write, sync and index a group: in a thread, because no cancellation may come between the three.
+    def _commit(self) -> None:
+        """Write, sync and index what waits: in a thread, because no cancellation may come between the three.
 
-        Args:
-            loop: where the group waits. It is told once the group is durable: a busy loop lets a thread run for each
-                step of the index by and by only, which kept 512 places waiting for a third of their time.
+        It is taken under the lock, so that whoever returns from here knows that all before him is durable too.
         """
         with self._writing:
+            if not (group := [self._waiting.popleft() for _ in range(len(self._waiting))]):
+                return
             try:
-                self._write(group, loop)
-            except BaseException:
+                self._write(group)
+            except BaseException as error:
                 self._leave_segment()  # how far it goes is not known; the next ledger reads on from where it is indexed
+                _tell(group, error)
                 raise
 
-    def _write(self, group: Sequence[_Waiting], loop: asyncio.AbstractEventLoop | None) -> None:
+    def _write(self, group: Sequence[_Waiting]) -> None:
         try:
             path, offset = self._own_segment().append(b"".join(waiting.line for waiting in group))
         except OSError as error:
+            if not self.storage.group.waits:
+                self._waiting.extendleft(reversed(group))
             raise UnderstudyError(
                 f"{self._segment_path}: cannot be written: {error.strerror}; free some space and run again"
             ) from None
         self._fresh |= {waiting.record.key: waiting.record for waiting in group}
-        if loop is not None:
-            loop.call_soon_threadsafe(_settle, group, None)
+        # Told before the index has it: a busy loop lets a thread run for each step of the index by and by only, which
+        # kept 512 places waiting for a third of their time.
+        _tell(group, None)
         entries = []
         for waiting in group:
             entries.append((waiting.record.key, offset, len(waiting.line), waiting.record.logprobs))
@@ -328,7 +327,18 @@ class _Waiting:
     """None where nobody waits."""
 
 
-def _settle(group: Sequence[_Waiting], error: BaseException | None) -> None:
+def _tell(group: Sequence[_Waiting], error: BaseException | None) -> None:
+    """Settle a group from a thread, where each of it waits."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[_Waiting]] = {}
+    for waiting in group:
+        if waiting.durable is not None:
+            by_loop.setdefault(waiting.durable.get_loop(), []).append(waiting)
+    for loop, some in by_loop.items():
+        with contextlib.suppress(RuntimeError):  # it is closed, and nobody waits
+            loop.call_soon_threadsafe(_settle, some, error)
+
+
+def _settle(group: Iterable[_Waiting], error: BaseException | None) -> None:
     """Tell everybody who waits for a group what became of it; those who were cancelled meanwhile are left alone."""
     for waiting in group:
         if waiting.durable is None or waiting.durable.done():

@@ -350,6 +350,22 @@ def test_a_run_cancelled_while_its_group_is_written_leaves_no_gap_in_the_index(t
     assert later.find(record(2).key) == record(2)
 
 
+def test_what_another_thread_flushes_wakes_whoever_waits_for_it(tmp_path):
+    """An actor flushes at the end of one shard while another's rows wait."""
+    ledger = opened(tmp_path)
+
+    async def both() -> None:
+        for number in range(20):
+            waits = asyncio.create_task(ledger.append(record(number)))
+            await asyncio.sleep(0)  # handed in
+            await asyncio.to_thread(ledger.flush)
+            await asyncio.wait_for(waits, 10)
+
+    asyncio.run(both())
+
+    assert keys(ledger) == [record(number).key for number in range(20)], "each of them once"
+
+
 def test_closing_waits_for_the_group_that_is_being_written(tmp_path):
     storage = Slow(tmp_path)
     ledger = opened(storage)
