@@ -142,14 +142,22 @@ def _vocabulary(run: Run, init: Hub) -> str:
     """Whether the student reads the teacher's tokens, which decides what it may learn from."""
     teacher = run.recipe.teacher_of("label")
     if run.recipe.teachers[teacher].kind not in ("transformers", "vllm"):
-        return "the teacher does not tell its tokens: method sft"
+        return f"the teacher does not tell its tokens: {_methods(run, teacher, alike=False)}"
     student = begun_from(run, init)
     tokenizer = student.tokenizer()
     if apart := differing(tokenizer, run.tokenizer(teacher)):
-        return f"{len(apart):,} tokens are not the teacher's: method sft"
+        return f"{len(apart):,} tokens are not the teacher's: {_methods(run, teacher, alike=False)}"
     padding = student.shape().get_input_embeddings().num_embeddings - len(tokenizer)
     padded = f", and {padding:,} rows of padding that nothing is read as" if padding > 0 else ""
-    return f"the teacher's tokens{padded}: methods sft and topk"
+    return f"the teacher's tokens{padded}: {_methods(run, teacher, alike=True)}"
+
+
+def _methods(run: Run, teacher: str, *, alike: bool) -> str:
+    """What a student may learn by, and so what a recipe may name."""
+    if run.recipe.labels:
+        return "method sft, which learns the teacher's probabilities of labels"
+    beside = ["on_policy"] if run.recipe.teachers[teacher].kind == "transformers" else []
+    return f"methods {', '.join(['sft', *(['topk', *beside] if alike else []), 'preference'])}"
 
 
 def _lengths(run: Run, student: StudentRecipe, what: str) -> Finding | str:

@@ -50,12 +50,15 @@ class Pair:
     second: str
 
 
+@dataclass(frozen=True, slots=True)
 class AskJudge:
     """Which of two answers is better."""
 
+    judge: str
+    """Name of the teacher that says so."""
+
     def teacher(self, run: Run) -> str:
-        assert run.recipe.evaluate.judge, "the recipe names a judge where the scorer is one"
-        return run.recipe.evaluate.judge
+        return self.judge
 
     async def __call__(self, run: Run, item: Pair) -> Preferred | Rejected | Failed:
         teacher = run.teacher(self.teacher(run))
@@ -98,7 +101,8 @@ def judge_tests(run: Run, artifact: Artifact, tests: Sequence[TestRows]) -> Judg
     Raises:
         NotEnoughData: nothing of a test could be judged.
     """
-    notes = _Notes(artifact)
+    notes, judge = _Notes(artifact), run.recipe.evaluate.judge
+    assert judge, "the recipe names a judge where the scorer is one"
     for test in tests:
         models = [model for model in test.answers if "/seed-" not in model]  # a seed not kept is no candidate
         contests = [contest for model in models for contest in _contests(test, model)]
@@ -108,7 +112,7 @@ def judge_tests(run: Run, artifact: Artifact, tests: Sequence[TestRows]) -> Judg
         def keep(pair: Pair, answer: Any, said: dict[str, Any] = said) -> None:
             said[pair.id] = answer
 
-        ask_all(run, AskJudge(), partial(iter, pairs), len(pairs), keep, title=f"judge {test.name}")
+        ask_all(run, AskJudge(judge), partial(iter, pairs), len(pairs), keep, title=f"judge {test.name}")
         unread = {
             contest.row
             for contest in contests

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from ..data.errors import NotEnoughData
 from ..data.rows import Answer, Example, Failed, Source
+from ..students.config import Preference
 from ..teachers.kind import HourlyPrice, Price
 from .context import Run
 from .executor import Asking, ask_all
@@ -160,6 +161,13 @@ def plan(run: Run, pilot: int = 0) -> Plan:
     if states["curate"] == "to do" and recipe.curate.judge is not None:
         most = rows + sum(row.side != "test" for row in run.unlabeled())
         asked.append(_rubric(run, recipe.curate.judge.teacher, most, sample))
+    for name, student in recipe.students.items():
+        for method in student.train.method if states[f"train:{name}"] == "to do" else ():
+            if isinstance(method, Preference):
+                pairs = min(method.rows, rows + sum(row.side == "train" for row in run.unlabeled()))
+                requests = 2 * pairs * len(student.train.seeds)
+                teacher = method.teacher or recipe.teacher_of("label")
+                asked.append(_compared(run, f"train {name}", teacher, requests, sample))
     if states.get("evaluate") == "to do" and gold:
         judged = [row for test in gold.values() for row in test]
         twice = min(recipe.evaluate.second_opinions, len(next(iter(gold.values()))))
@@ -238,9 +246,14 @@ def _label(run: Run, stage: str, requests: int, sample: list[Source], measured: 
 def _judge(run: Run, teacher: str, rows: int, sample: list[Source]) -> Asked:
     """Every answer but the reference itself in both orders: the teacher's, each student's and each baseline's."""
     models = 1 + len(run.recipe.students) + _BASELINES
+    return _compared(run, "judge", teacher, 2 * models * rows, sample)
+
+
+def _compared(run: Run, stage: str, teacher: str, requests: int, sample: list[Source]) -> Asked:
+    """Two answers to an input side by side, in one order."""
     texts = sum(len(row.input.encode()) + 2 * len((row.output or "").encode()) for row in sample)
     each = (len(run.judge_template.text.encode()) + texts / max(1, len(sample))) / _BYTES_PER_TOKEN
-    return _asked(run, "judge", teacher, 2 * models * rows, each, 1)
+    return _asked(run, stage, teacher, requests, each, 1)
 
 
 def _rubric(run: Run, teacher: str, rows: int, sample: list[Source]) -> Asked:

@@ -18,7 +18,18 @@ from ..data.config import Recipe, fault, plain, read_yaml, refusal
 from ..data.errors import BadInput
 from ..data.fingerprint import canonical, fingerprint
 from ..data.sides import Split
-from ..students.config import CONTROL, Dense, Encoder, Layers, StudentRecipe
+from ..students.config import (
+    CONTROL,
+    AnyMethod,
+    Dense,
+    Encoder,
+    Layers,
+    OnPolicy,
+    Preference,
+    Sft,
+    StudentRecipe,
+    TopK,
+)
 from ..teachers.config import AnyTeacher
 from .config import Budget, CurateStage, EvaluateStage, GenerateStage, LabelStage, Prompts, PublishStage
 from .tasks import Classify, Extract, Generate
@@ -134,8 +145,8 @@ class JobRecipe(Recipe):
                 self._can_be_cut(name, student.init.teacher)
             if isinstance(student.init, Dense) and student.init.tokenizer == "teacher":
                 self._tells_its_tokens("takes the teacher's tokenizer", "students", name, "init", "tokenizer")
-            if student.learns_by("topk"):
-                self._tokens_can_be_learnt(name, student)
+            for method in student.train.method:
+                self._can_be_learnt_by(name, student, method)
         self._rows_can_be_judged()
         judged = self.evaluate.student
         if judged is not None and judged not in self.students:
@@ -192,17 +203,31 @@ class JobRecipe(Recipe):
         if kind not in ("transformers", "vllm"):
             raise fault(f"{said}, and one of kind '{kind}' does not tell its tokens; label with kind vllm", *place)
 
-    def _tokens_can_be_learnt(self, name: str, student: StudentRecipe) -> None:
-        """Refuse top-k distillation where nothing is kept to learn from, or the student reads other tokens."""
-        place = ("students", name, "train", "method")
+    def _can_be_learnt_by(self, name: str, student: StudentRecipe, method: AnyMethod) -> None:
+        """Refuse a method where nothing is kept to learn from, nobody can be asked, or the student reads otherwise."""
+        place, kind = ("students", name, "train", "method"), method.kind
+        if isinstance(method, Sft):
+            return
         if self.labels:
-            found = "topk is for text, and with closed labels `sft` learns the teacher's probabilities already"
+            found = f"{kind} is for text, and with closed labels `sft` learns the teacher's probabilities already"
             raise fault(f"{found}; use [sft]", *place)
-        self._tells_its_tokens("topk learns the teacher's tokens", *place)
-        if not self.label.logprobs:
+        if isinstance(method, Preference):
+            if method.teacher is not None and method.teacher not in self.teachers:
+                found = f"'{method.teacher}' is no teacher of this recipe; defined: {', '.join(self.teachers)}"
+                raise fault(found, *place)
+            if self.evaluate.curve and name == self.judged_student:
+                found = "preference is paid for, and would be for every part of evaluate.curve"
+                raise fault(f"{found}; remove one of them", *place)
+            return
+        self._tells_its_tokens(f"{kind} learns the teacher's tokens", *place)
+        if isinstance(method, TopK) and not self.label.logprobs:
             raise fault("topk learns from log-probabilities, and none are kept; set label.logprobs = 16", *place)
+        teacher = self.teacher_of("label")
+        if isinstance(method, OnPolicy) and self.teachers[teacher].kind != "transformers":
+            found = f"on_policy reads the teacher beside the student, and '{teacher}' is of kind 'vllm'"
+            raise fault(f"{found}, an engine of its own; use kind transformers", *place)
         if isinstance(student.init, Layers) or (isinstance(student.init, Dense) and student.init.tokenizer == "own"):
-            found = "topk needs the teacher's tokenizer, and the student has one of its own"
+            found = f"{kind} needs the teacher's tokenizer, and the student has one of its own"
             raise fault(f"{found}; use init: {{kind: dense, tokenizer: teacher}} or {{kind: hub, ...}}", *place)
 
     def _rows_can_be_judged(self) -> None:

@@ -14,7 +14,7 @@ from ..data.artifact import Artifact
 from ..data.documents import document_files
 from ..data.filters import Function
 from ..data.sources import expand, inputs_fingerprint, unlabeled_fingerprint
-from ..students.config import Layers
+from ..students.config import Layers, OnPolicy, Preference
 from . import curate, curve, evaluate, generate, label, publish, train
 from .config import GenerateStage
 from .context import Run
@@ -203,6 +203,12 @@ def _learning(run: Run, name: str) -> dict[str, Any]:
         made_from["cut_from"] = run.teacher_identity(student.init.teacher)
     if begun := student.begins_as:
         made_from["begun_from"] = train.begun_from(run, begun).identity
+    for method in student.train.method:
+        if isinstance(method, Preference):
+            ranked_by = method.teacher or run.recipe.teacher_of("label")
+            made_from["ranked_by"] = _comparing(run, ranked_by)
+        elif isinstance(method, OnPolicy):
+            made_from["lead"] = _answering(run)
     return made_from
 
 
@@ -212,7 +218,12 @@ def _identity(run: Run, stage: Any) -> dict[str, str]:
 
 def _judge(run: Run) -> dict[str, Any] | None:
     name = run.recipe.evaluate.judge
-    return None if name is None else {"teacher": run.teacher_identity(name), "template": run.judge_template.fingerprint}
+    return None if name is None else _comparing(run, name)
+
+
+def _comparing(run: Run, teacher: str) -> dict[str, Any]:
+    """Who says which of two answers is better, and with which words."""
+    return {"teacher": run.teacher_identity(teacher), "template": run.judge_template.fingerprint}
 
 
 def _files(run: Run, path: str, key: str) -> list[str]:

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from ..data.artifact import Artifact
 from ..data.errors import BadInput
-from ..data.rows import Example, message_dicts
-from ..students.config import Dense, Encoder, Hub, Layers, StudentRecipe, Upcycle, count
+from ..data.rows import Example, Failed, Prompt, message_dicts
+from ..data.teacher import Sampling
+from ..students.config import Dense, Encoder, Hub, Layers, OnPolicy, Preference, StudentRecipe, Upcycle, count
 from ..teachers.encoder import PretrainedEncoder
+from ..teachers.rendering import Rendered, Renderer
 from ..teachers.transformers import TransformersTeacher, find_model
 from .ask import label_values
 from .context import Run
 from .examples import read_examples
 from .outcome import Outcome
+from .preference import rank
 from .tokens import differing
 
 if TYPE_CHECKING:
     from ..students.cut import Larger
     from ..students.hub import Pretrained
+    from ..students.on_policy import Lead
+    from ..students.preference import Ranked
     from ..students.weights import Learnt, Source, TrainingRows
 
 VERSION = 3
@@ -54,8 +59,9 @@ def train(run: Run, artifact: Artifact, curated: Artifact, name: str) -> Outcome
             f"students.{name}.train.labels = 'soft', but the teacher gave no probabilities; set label.logprobs or "
             "label.samples above 1, or use labels: auto"
         )
-    if student.learns_by("topk"):
-        _check_vocabulary(run, student, f"students.{name}")
+    for method in ("topk", "on_policy"):
+        if student.learns_by(method):
+            _check_vocabulary(run, student, method, f"students.{name}")
     validated = next(rows.validation(), None) is not None
     trained: list[dict[str, Any]] = []
     for seed in student.train.seeds:
@@ -79,17 +85,59 @@ def train_one(
     """
     phases, source = student.phases(), _loads_source(run, student)
     learnt: list[dict[str, Any]] = []
+    before = folder
     for place, phase in enumerate(phases):
         method = phase.train.method[0].kind
         last = place + 1 == len(phases)
         into = folder if last else folder / "work" / f"{place}-{method}"
-        learnt.append(_learn(run, phase, rows, into, seed, title if len(phases) == 1 else f"{title}: {method}", source))
-        source = partial(_learnt, into)
+        beside, told = _beside(run, phase, rows, before, into)
+        called = title if len(phases) == 1 else f"{title}: {method}"
+        learnt.append({**_learn(run, phase, rows, into, seed, called, source, beside), **told})
+        source, before = partial(_learnt, into), into
     if len(learnt) == 1:
         return learnt[0]
     seconds = round(sum(result["seconds"] for result in learnt), 1)
     methods = [{"method": phase.train.method[0].kind, **done} for phase, done in zip(phases, learnt, strict=True)]
     return {**learnt[-1], "seconds": seconds, "methods": methods}
+
+
+def _beside(
+    run: Run, phase: StudentRecipe, rows: TrainingRows, before: Path, into: Path
+) -> tuple[Sequence[Ranked] | Lead | None, dict[str, Any]]:
+    """What a method learns from beside the rows, and what there is to say of it.
+
+    Args:
+        before: folder of the student as the method before left it.
+    """
+    from ..students.trainer import FINISHED
+
+    method = phase.train.method[0]
+    if (into / FINISHED).exists():
+        return None, {}
+    if isinstance(method, Preference):
+        ranking = rank(run, phase, rows.train(), before, into / "work")
+        run.rest()
+        return ranking.pairs, {"answers": ranking.counts}
+    return (_lead(run) if isinstance(method, OnPolicy) else None), {}
+
+
+def _lead(run: Run) -> Lead:
+    """The labelling teacher in memory, asked as the label stage asks."""
+    from ..students.on_policy import Lead
+
+    name = run.recipe.teacher_of("label")
+    model, tokenizer = run.weights(name)
+    renderer = Renderer(tokenizer, None, None)
+
+    def asked(texts: Sequence[str]) -> list[list[int]]:
+        prompts = (Prompt("", run.label_template.render(label_values(run.recipe, text))) for text in texts)
+        rendered = [renderer.render(prompt, Sampling()) for prompt in prompts]
+        for row in rendered:
+            if isinstance(row, Failed):
+                raise BadInput(f"teacher {name}: {row.message}")
+        return [row.ids for row in rendered if isinstance(row, Rendered)]
+
+    return Lead(model, asked)
 
 
 def _learn(
@@ -100,6 +148,7 @@ def _learn(
     seed: int,
     title: str,
     source: Callable[[], Source] | None,
+    beside: Sequence[Ranked] | Lead | None,
 ) -> dict[str, Any]:
     from ..students.trainer import train_student
 
@@ -109,7 +158,7 @@ def _learn(
             tracker.expect(steps)
             tracker.advance(lambda: detail, to=step)
 
-        result = train_student(phase, rows, folder, seed, show, source)
+        result = train_student(phase, rows, folder, seed, show, source, beside)
     loss = result["validation_loss"]
     return {**result, "validation_loss": loss if math.isfinite(loss) else None}
 
@@ -161,7 +210,7 @@ def _reads_alike(run: Run, teacher: str) -> Pretrained:
     return Pretrained(None, run.tokenizer(teacher), f"teacher {teacher}")
 
 
-def _check_vocabulary(run: Run, student: StudentRecipe, where: str) -> None:
+def _check_vocabulary(run: Run, student: StudentRecipe, method: str, where: str) -> None:
     """Refuse a student whose tokens are others than the teacher's.
 
     Raises:
@@ -173,9 +222,9 @@ def _check_vocabulary(run: Run, student: StudentRecipe, where: str) -> None:
     if apart := differing(begun_from(run, student.init).tokenizer(), teacher):
         number, ours, theirs = apart[0]
         raise BadInput(
-            f"{where}: method topk needs the teacher's tokenizer, and {len(apart):,} tokens differ: number {number} is "
-            f"{ours!r} for {student.init.model} and {theirs!r} for the teacher; begin with a model of the teacher's "
-            "family, use init: {kind: dense, tokenizer: teacher}, or method: [sft]"
+            f"{where}: method {method} needs the teacher's tokenizer, and {len(apart):,} tokens differ: number "
+            f"{number} is {ours!r} for {student.init.model} and {theirs!r} for the teacher; begin with a model of the "
+            "teacher's family, use init: {kind: dense, tokenizer: teacher}, or method: [sft]"
         )
 
 

@@ -88,11 +88,9 @@ def encode(
             if said is not None:
                 _check_tokens(row.id, said, len(tokenizer))
                 answer = [*said.ids.tolist(), *end]
-            room = max_length - len(answer)
-            if room < len(closing) + 3:
+            prompt = fitted(prompt, max_length - len(answer), closing)
+            if not prompt:
                 continue
-            if len(prompt) > room:
-                prompt = [*prompt[: room - len(closing)], *closing]
             probs = [row.probs[label] for label in labels] if soft and row.probs and labels else []
             best = {"top_ids": said.top_ids, "top_logps": said.logprobs} if said else {"top_ids": [], "top_logps": []}
             yield {"prompt": prompt, "answer": answer, "probs": probs, "state": state, **best}
@@ -110,6 +108,13 @@ def encode(
         unfinished.replace(cache)
     read = Dataset.from_file(str(cache))
     return read.with_format("numpy", columns=["top_ids", "top_logps"], output_all_columns=True) if topk else read
+
+
+def fitted(prompt: list[int], room: int, closing: Sequence[int]) -> list[int]:
+    """A prompt without its end where there is no room for all of it, its closing marks kept; empty where hardly any."""
+    if room < len(closing) + 3:
+        return []
+    return prompt if len(prompt) <= room else [*prompt[: room - len(closing)], *closing]
 
 
 def _check_tokens(row: str, said: TopTokens, vocabulary: int) -> None:

@@ -216,6 +216,10 @@ class Method(Recipe):
     learning_rate: float | None = Field(None, gt=0)
     """Peak of the schedule."""
 
+    def settings(self, train: Train) -> dict[str, Any]:
+        """What a student does otherwise while it learns by this method."""
+        return {name: value for name in ("epochs", "learning_rate") if (value := getattr(self, name)) is not None}
+
 
 class Sft(Method):
     """Fine-tuning on the teacher's answers."""
@@ -232,7 +236,40 @@ class TopK(Method):
     kind: Literal["topk"]
 
 
-AnyMethod = Annotated[Sft | TopK, Field(discriminator="kind"), BeforeValidator(_name_alone_will_do)]
+class Further(Method):
+    """A method for a student that can answer already: by default one pass, a twentieth as fast."""
+
+    def settings(self, train: Train) -> dict[str, Any]:
+        return {"epochs": 1, "learning_rate": train.learning_rate / 20} | super().settings(train)
+
+
+class Preference(Further):
+    """On pairs of the student's own answers, of which a teacher says which is better."""
+
+    kind: Literal["preference"]
+
+    teacher: str | None = None
+    """Who ranks; by default whoever labels."""
+
+    rows: int = Field(1000, gt=0)
+    """Training inputs that are answered twice; a pair is ranked in both orders, by two requests."""
+
+    temperature: float = Field(1.0, gt=0)
+    """At which the student answers: its answers should differ."""
+
+
+class OnPolicy(Further):
+    """Experimental: on the teacher's probabilities of what the student itself writes while it learns.
+
+    The teacher has to be in this process, and the student must read its tokens.
+    """
+
+    kind: Literal["on_policy"]
+
+
+AnyMethod = Annotated[
+    Sft | TopK | Preference | OnPolicy, Field(discriminator="kind"), BeforeValidator(_name_alone_will_do)
+]
 
 
 class Lora(Recipe):
@@ -321,7 +358,7 @@ class StudentRecipe(Recipe):
         return [self._learning(method) for method in self.train.method]
 
     def _learning(self, method: Method) -> StudentRecipe:
-        own = {name: value for name in ("epochs", "learning_rate") if (value := getattr(method, name)) is not None}
+        own = method.settings(self.train)
         return self.model_copy(update={"train": self.train.model_copy(update={"method": [method], **own})})
 
     def learns_by(self, kind: str) -> bool:
@@ -352,4 +389,8 @@ class StudentRecipe(Recipe):
                 raise fault("is for students from nothing or cut from a teacher; remove it", "train", name)
         if isinstance(self.init, Encoder) and any(method.kind != "sft" for method in self.train.method):
             raise fault("an encoder learns labels, by sft; remove the others", "train", "method")
+        first = self.train.method[0]
+        if isinstance(first, Further):
+            found = f"{first.kind} learns from what a student says of its task, and none knows it before it has learnt"
+            raise fault(f"{found}; use [sft, {first.kind}]", "train", "method")
         return self

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from ..data.errors import BadInput
@@ -67,23 +67,47 @@ def learn_rows(pupil: Pupil, rows: Dataset, work: Path, seed: int, show: Show) -
         order=LengthOrder(rows, train.batch, seed, clock),
         student=pupil.recipe,
         model=pupil.learning,
-        args=_arguments(train, work, seed, len(rows)),
+        args=SFTConfig(
+            **settings(train, work, seed, len(rows)), dataset_kwargs={"skip_prepare_dataset": True}, max_length=None
+        ),
         train_dataset=rows,
         data_collator=Collator(tokenizer.pad_token_id, seed, clock, noise, tokenizer.padding_side),
         processing_class=tokenizer,
-        callbacks=[_Show(show)],
+        callbacks=[Steps(show)],
     )
-    trainer.remove_callback(PrinterCallback)
     plainly = nullcontext() if pupil.recipe.begins_as else _as_ours(model, train.dropout)
     objective = _objective(pupil.recipe, model, answer_ids(tokenizer, pupil.labels))
     with plainly, forward_is(objective, model):
-        trainer.train(resume_from_checkpoint=_last_checkpoint(work))
-    if trainer.aux_loss_enabled:
-        model.config.output_router_logits = False  # wanted in training alone: with a cache it ends in an error
-    return int(trainer.state.global_step)
+        return trainer.learn(work)
 
 
-class _StudentTrainer(SFTTrainer):  # type: ignore[misc]
+class Seam(Trainer):  # type: ignore[misc]
+    """What is ours in every one of TRL's trainers."""
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """The library looks weights up by name, and experts have other names on disk (transformers, issue 48805)."""
+        if not isinstance(self.model, PreTrainedModel) or self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        read = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
+        self.model.load_state_dict(read.state_dict())
+
+    def _send_telemetry(self) -> None:
+        """Nothing: TRL would tell the hub which kind of model is trained, and nobody asked our users."""
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """The report is the model's card; a checkpoint needs none."""
+
+    def learn(self, work: Path) -> int:
+        """Train, going on from the last checkpoint in ``work``; the number of steps."""
+        self.remove_callback(PrinterCallback)
+        self.train(resume_from_checkpoint=_last_checkpoint(work))
+        if getattr(self, "aux_loss_enabled", False):  # not every trainer of theirs has one
+            self.model.config.output_router_logits = False  # with a cache it ends in an error
+        return int(self.state.global_step)
+
+
+class _StudentTrainer(Seam, SFTTrainer):  # type: ignore[misc]
     """The seam: our order of rows, our optimizer, and a loss that the model's forward pass returns."""
 
     def __init__(self, *, order: LengthOrder, student: StudentRecipe, **given: Any) -> None:
@@ -106,20 +130,6 @@ class _StudentTrainer(SFTTrainer):  # type: ignore[misc]
         dtype = torch.bfloat16 if self.args.bf16 else torch.float32
         self.optimizer = MuonAdamW(self.model, self._recipe.learning_rate, self._recipe.weight_decay, dtype)
         return self.optimizer
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """The library looks weights up by name, and experts have other names on disk (transformers, issue 48805)."""
-        if not isinstance(self.model, PreTrainedModel) or self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
-        read = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
-        self.model.load_state_dict(read.state_dict())
-
-    def _send_telemetry(self) -> None:
-        """Nothing: TRL would tell the hub which kind of model is trained, and nobody asked our users."""
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """The report is the model's card; a checkpoint needs none."""
 
     def compute_loss(
         self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any
@@ -174,7 +184,7 @@ def _as_ours(model: PreTrainedModel, share: float) -> Iterator[None]:
             hook.remove()
 
 
-class _Show(TrainerCallback):  # type: ignore[misc]
+class Steps(TrainerCallback):  # type: ignore[misc]
     """Hands progress on, and marks a checkpoint as whole once everything of it is written."""
 
     def __init__(self, show: Show) -> None:
@@ -194,34 +204,34 @@ def _last_checkpoint(work: Path) -> str | None:
     return str(newest) if newest else None
 
 
-def _arguments(train: Train, work: Path, seed: int, rows: int) -> SFTConfig:
+def settings(train: Train, work: Path, seed: int, rows: int) -> dict[str, Any]:
+    """What every one of TRL's trainers is told."""
     steps = train.epochs * math.ceil(rows / train.batch)
-    return SFTConfig(
-        output_dir=str(work),
-        num_train_epochs=train.epochs,
-        per_device_train_batch_size=train.batch,
-        learning_rate=train.learning_rate,
-        weight_decay=train.weight_decay,
-        lr_scheduler_type="linear",
-        warmup_steps=max(1, steps // 20),
-        max_grad_norm=1.0,
-        seed=seed,
-        bf16=has_bf16(),
-        use_cpu=not torch.cuda.is_available(),
-        gradient_checkpointing=False,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        remove_unused_columns=False,
-        max_length=None,
-        save_strategy="steps",
-        save_steps=max(1, steps // CHECKPOINTS),
-        save_total_limit=2,
-        logging_strategy="no",
-        logging_nan_inf_filter=False,  # it would wait for the device in every step
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        dataloader_num_workers=min(6, (os.cpu_count() or 1) - 1) if torch.cuda.is_available() else 0,
-    )
+    on_gpu = torch.cuda.is_available()
+    return {
+        "output_dir": str(work),
+        "num_train_epochs": train.epochs,
+        "per_device_train_batch_size": train.batch,
+        "learning_rate": train.learning_rate,
+        "weight_decay": train.weight_decay,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": max(1, steps // 20),
+        "max_grad_norm": 1.0,
+        "seed": seed,
+        "bf16": has_bf16(),
+        "use_cpu": not on_gpu,
+        "gradient_checkpointing": False,
+        "remove_unused_columns": False,
+        "save_strategy": "steps",
+        "save_steps": max(1, steps // CHECKPOINTS),
+        "save_total_limit": 2,
+        "logging_strategy": "no",
+        "logging_nan_inf_filter": False,  # it would wait for the device in every step
+        "report_to": [],
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        "dataloader_num_workers": min(6, (os.cpu_count() or 1) - 1) if on_gpu else 0,
+    }
 
 
 def has_bf16() -> bool:

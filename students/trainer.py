@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from .batches import IGNORED, Clock, Collator, encode
 from .config import UNTRAINED, StudentRecipe
 from .cut import Larger
 from .lora import adapted
+from .on_policy import Lead, encode_openings, learn_on_policy
+from .preference import Ranked, encode_pairs, learn_preferences
 from .sft import Pupil, Show, learn_rows
 from .tokenizer import answer_ids, only_reads, save_tokenizer, turn_end
 from .weights import Learnt, Source, TrainingRows, first_weights, keep_untrained
@@ -34,6 +37,7 @@ def train_student(
     seed: int,
     show: Show,
     source: Callable[[], Source] | None = None,
+    beside: Sequence[Ranked] | Lead | None = None,
 ) -> dict[str, Any]:
     """Train one student into ``folder``; goes on from its last checkpoint, and is a no-op on a finished one.
 
@@ -41,12 +45,14 @@ def train_student(
         student: with one method; `phases` are its methods one by one.
         source: loads the model that a student of kind `layers` is cut from, or that one of kind `hub` begins as, or
             finds the folder that an earlier method left it in.
+        beside: what `preference` and `on_policy` learn from: ranked pairs, or the teacher.
 
     Returns:
         validation_agreement (0 to 100), validation_loss (nats), parameters, bytes, vocabulary, steps, seconds.
 
     Raises:
         NotEnoughData: no row is short enough to train on.
+        BadInput: the method cannot teach such a model.
     """
     if (folder / FINISHED).exists():
         known: dict[str, Any] = json.loads((folder / FINISHED).read_text())
@@ -60,29 +66,14 @@ def train_student(
     tokenizer, model = first_weights(student.init, rows, seed, work / "tokenizer", begun)
     if not isinstance(begun, Learnt):
         keep_untrained(model, tokenizer, folder.parent / UNTRAINED)
-    soft = bool(rows.labels) and student.train.labels != "hard"
-    train_rows = encode(
-        rows.train,
-        tokenizer,
-        rows.labels,
-        soft=soft,
-        max_length=student.train.max_length,
-        cache=work / "train.arrow",
-        states=begun.states if isinstance(begun, Larger) and rows.only_labels else None,
-        topk=student.learns_by("topk"),
-    )
+    lesson, learn = _lesson(student, rows, tokenizer, begun, beside, work)
     del begun  # training needs the memory
-    if len(train_rows) == 0:
-        raise NotEnoughData(
-            f"train: no row fits into max_length = {student.train.max_length} tokens; raise train.max_length"
-        )
     learning = model
     if student.train.lora:
         answers = answer_ids(tokenizer, rows.labels)
-        own = [] if student.learns_by("topk") else [*answers, turn_end(tokenizer)]
+        own = [*answers, turn_end(tokenizer)] if student.learns_by("sft") else []
         learning = adapted(model, student.train.lora, own)
-    pupil = Pupil(student, rows.labels, tokenizer, model, learning)
-    steps = learn_rows(pupil, train_rows, work, seed, show)
+    steps = learn(Pupil(student, rows.labels, tokenizer, model, learning), lesson, work, seed, show)
     if student.train.lora:
         learning.merge_and_unload()
     agreement, loss = validate(model, tokenizer, rows, student, work)
@@ -94,12 +85,41 @@ def train_student(
         "parameters": model.num_parameters(),
         "bytes": (folder / "model.safetensors").stat().st_size,
         "vocabulary": len(tokenizer),
-        "rows": len(train_rows),
+        "rows": len(lesson),
         "steps": steps,
         "seconds": round(time.monotonic() - started, 1),
     }
     (folder / FINISHED).write_text(json.dumps(result))
     return result
+
+
+def _lesson(
+    student: StudentRecipe,
+    rows: TrainingRows,
+    tokenizer: PreTrainedTokenizerFast,
+    begun: Source | None,
+    beside: Sequence[Ranked] | Lead | None,
+    work: Path,
+) -> tuple[Any, Callable[..., int]]:
+    """What is learnt from, as tokens, and what learns it."""
+    longest = student.train.max_length
+    if isinstance(beside, Lead):
+        return encode_openings(list(rows.train()), tokenizer, beside, longest), partial(learn_on_policy, lead=beside)
+    if beside is not None:
+        return encode_pairs(beside, tokenizer, longest), learn_preferences
+    encoded = encode(
+        rows.train,
+        tokenizer,
+        rows.labels,
+        soft=bool(rows.labels) and student.train.labels != "hard",
+        max_length=longest,
+        cache=work / "train.arrow",
+        states=begun.states if isinstance(begun, Larger) and rows.only_labels else None,
+        topk=student.learns_by("topk"),
+    )
+    if len(encoded) == 0:
+        raise NotEnoughData(f"train: no row fits into max_length = {longest} tokens; raise train.max_length")
+    return encoded, learn_rows
 
 
 def validate(

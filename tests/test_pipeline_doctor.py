@@ -127,16 +127,20 @@ def test_tokens_and_lengths_of_a_model_are_told(job):
     same, other = by_bytes(), by_bytes()
     other.add_tokens(["<new>"])
     teacher = "teachers={lead: {kind: transformers, model: same}}"
-    seen = found(job, hub(job, "same", same), teacher)
-    apart = found(job, hub(job, "other", other), teacher)
-    padded = found(job, hub(job, "padded", same, vocab_size=len(same) + 64), teacher)
+    writes = "task={kind: generate, instruction: Answer., scorer: exact, unlabeled: pool.jsonl}"
+    seen = found(job, hub(job, "same", same), teacher, writes)
+    apart = found(job, hub(job, "other", other), teacher, writes)
+    padded = found(job, hub(job, "padded", same, vocab_size=len(same) + 64), teacher, writes)
+    labels = found(job, hub(job, "same", same), teacher)
 
-    assert seen["student student, tokens"] == ("ok", "the teacher's tokens: methods sft and topk")
-    assert padded["student student, tokens"] == (
-        "ok",
-        "the teacher's tokens, and 64 rows of padding that nothing is read as: methods sft and topk",
+    assert seen["student student, tokens"] == ("ok", "the teacher's tokens: methods sft, topk, on_policy, preference")
+    state, said = padded["student student, tokens"]
+    assert said == (
+        "the teacher's tokens, and 64 rows of padding that nothing is read as: methods sft, topk, on_policy, preference"
     )
-    assert apart["student student, tokens"] == ("ok", "1 tokens are not the teacher's: method sft")
+    state, said = labels["student student, tokens"]
+    assert said == "the teacher's tokens: method sft, which learns the teacher's probabilities of labels"
+    assert apart["student student, tokens"] == ("ok", "1 tokens are not the teacher's: methods sft, preference")
     state, said = seen["student student, lengths"]
     assert state == "look"
     assert said.startswith("1 of 2 inputs are longer than max_length = 256; the longest has ")

@@ -164,3 +164,15 @@ def test_a_student_that_reads_other_tokens_is_refused(job, tmp_path):
         caught.value
     )
     assert "is '<new>'" in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_student_goes_on_from_what_the_teacher_would_say_of_its_own_words(job, tmp_path):
+    chain = "train.method=[{kind: sft, epochs: 2}, {kind: on_policy, learning_rate: 1.0e-4}]"
+    run = opened(job, chain, TOPK[1])
+    run.storage = LocalStorage(tmp_path)
+    learnt = run_stages(run, "train")["train:student"]["summary"]["seeds"][0]
+    run.close()
+
+    assert [part["method"] for part in learnt["methods"]] == ["sft", "on_policy"]
+    assert learnt["steps"] > 0
