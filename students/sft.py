@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
+from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback, TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from trl import SFTConfig, SFTTrainer
 
 from ..data.errors import BadInput
 from .batches import Clock, Collator, LengthOrder, Noise
 from .config import Encoder, Hub, StudentRecipe, Train
+from .health import FILE, RECORDS, Health, Records
 from .objectives import ChooseLabel, Objective, SayAnswer, SayLabel, SayLikeliest, forward_is, plain_head
 from .tokenizer import answer_ids
 
@@ -54,44 +56,69 @@ class Pupil:
     """The model, with adapters about it where these learn in its place."""
 
 
-def learn_rows(pupil: Pupil, rows: Dataset, work: Path, seed: int, show: Show) -> int:
-    """Learn from encoded rows, going on from the last checkpoint in ``work``.
+def learn_rows(
+    pupil: Pupil, rows: Dataset, validation: Dataset, work: Path, seed: int, show: Show
+) -> dict[str, int | None]:
+    """Learn from encoded rows, going on from the last checkpoint in ``work``, with records beside it.
 
     Returns:
-        Steps.
+        steps; planned, how many epochs have; best, the step whose weights are kept where patience was asked for.
+
+    Raises:
+        BadInput: the loss is not finite.
     """
     train, tokenizer, model = pupil.recipe.train, pupil.tokenizer, pupil.model
     clock = Clock()
     noise = Noise(tokenizer, pupil.labels, train.noise) if pupil.labels and train.noise else None
+    health = Health(model, has_bf16())
+    records = Records(work.parent / FILE, health)
+    validation = _some(validation, train, len(rows))
     trainer = _StudentTrainer(
         order=LengthOrder(rows, train.batch, seed, clock),
         student=pupil.recipe,
+        health=health,
         model=pupil.learning,
-        args=_arguments(train, work, seed, len(rows)),
+        args=_arguments(train, work, seed, len(rows), bool(validation)),
         train_dataset=rows,
+        eval_dataset=validation,
         data_collator=Collator(tokenizer.pad_token_id, seed, clock, noise, tokenizer.padding_side),
         processing_class=tokenizer,
-        callbacks=[_Show(show)],
+        callbacks=[records, _Show(show, records), *_watchers(train, work)],
     )
     trainer.remove_callback(PrinterCallback)
     plainly = nullcontext() if pupil.recipe.begins_as else _as_ours(model, train.dropout)
     objective = _objective(pupil.recipe, model, answer_ids(tokenizer, pupil.labels))
     with plainly, forward_is(objective, model):
-        trainer.train(resume_from_checkpoint=_last_checkpoint(work))
+        trainer.learn(_last_checkpoint(work))
     if trainer.aux_loss_enabled:
         model.config.output_router_logits = False  # wanted in training alone: with a cache it ends in an error
-    return int(trainer.state.global_step)
+    state = trainer.state
+    return {"steps": state.global_step, "planned": state.max_steps, "best": state.best_global_step}
 
 
 class _StudentTrainer(SFTTrainer):  # type: ignore[misc]
     """The seam: our order of rows, our optimizer, and a loss that the model's forward pass returns."""
 
-    def __init__(self, *, order: LengthOrder, student: StudentRecipe, **given: Any) -> None:
+    def __init__(self, *, order: LengthOrder, student: StudentRecipe, health: Health, **given: Any) -> None:
         self._order = order
+        self._health = health
+        self._collate: Collator = given["data_collator"]
         self._recipe = student.train
         self._ours = student.begins_as is None
         super().__init__(**given)
         self.model_accepts_loss_kwargs = False  # our loss is a mean already
+
+    def learn(self, checkpoint: str | None) -> None:
+        """Train, going on from a checkpoint; from one at which patience had run out there is nothing left to do."""
+        if checkpoint is None or not self._recipe.patience:
+            self.train(resume_from_checkpoint=checkpoint)
+            return
+        state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+        if state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:
+            self.state = state
+            self._load_best_model()
+        else:
+            self.train(resume_from_checkpoint=checkpoint)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthOrder:
         return self._order
@@ -115,6 +142,29 @@ class _StudentTrainer(SFTTrainer):  # type: ignore[misc]
         read = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
         self.model.load_state_dict(read.state_dict())
 
+    def _load_best_model(self) -> None:
+        """The folder may have been moved since; and see above."""
+        best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
+        self.state.best_model_checkpoint = str(best)
+        if isinstance(self.model, PreTrainedModel):
+            self._load_from_checkpoint(str(best))
+        else:
+            super()._load_best_model()
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """On the rows as they are; whatever is drawn in between changes nothing of the training."""
+        with torch.random.fork_rng(devices=[]), self._collate.noiseless():
+            measured: dict[str, float] = super().evaluate(*args, **kwargs)
+        return measured
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """With what the steps since the last record told."""
+        if "loss" in logs:
+            logs.update(self._health.read(training=True))
+        elif "eval_loss" in logs:
+            logs.update({f"eval_{name}": value for name, value in self._health.read(training=False).items()})
+        super().log(logs, start_time)
+
     def _send_telemetry(self) -> None:
         """Nothing: TRL would tell the hub which kind of model is trained, and nobody asked our users."""
 
@@ -125,8 +175,9 @@ class _StudentTrainer(SFTTrainer):  # type: ignore[misc]
         self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any
     ) -> torch.Tensor:
         with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16):
-            loss: torch.Tensor = model(**inputs)["loss"]
-        return loss
+            told: dict[str, torch.Tensor] = model(**inputs)
+        self._health.add(inputs, told, training=model.training)
+        return told["loss"]
 
 
 def _objective(student: StudentRecipe, model: PreTrainedModel, labels: list[int]) -> Objective:
@@ -177,11 +228,12 @@ def _as_ours(model: PreTrainedModel, share: float) -> Iterator[None]:
 class _Show(TrainerCallback):  # type: ignore[misc]
     """Hands progress on, and marks a checkpoint as whole once everything of it is written."""
 
-    def __init__(self, show: Show) -> None:
+    def __init__(self, show: Show, records: Records) -> None:
         self._show = show
+        self._records = records
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._show(state.global_step, state.max_steps, "")
+        self._show(state.global_step, state.max_steps, self._records.line)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "whole").touch()
@@ -194,8 +246,21 @@ def _last_checkpoint(work: Path) -> str | None:
     return str(newest) if newest else None
 
 
-def _arguments(train: Train, work: Path, seed: int, rows: int) -> SFTConfig:
+def _some(validation: Dataset, train: Train, rows: int) -> Dataset:
+    """Rows to be read at every checkpoint: all where they decide, else as many as cost a hundredth of the training."""
+    most = max(train.batch, train.epochs * rows * 3 // (100 * CHECKPOINTS))  # learning a row is reading it three times
+    step = 1 if train.patience else math.ceil(len(validation) / most)
+    return validation.select(range(0, len(validation), step)) if step > 1 else validation
+
+
+def _watchers(train: Train, work: Path) -> list[TrainerCallback]:
+    """What ends a training early."""
+    return [EarlyStoppingCallback(train.patience)] if train.patience else []
+
+
+def _arguments(train: Train, work: Path, seed: int, rows: int, validated: bool) -> SFTConfig:
     steps = train.epochs * math.ceil(rows / train.batch)
+    checkpoint = max(1, steps // CHECKPOINTS)
     return SFTConfig(
         output_dir=str(work),
         num_train_epochs=train.epochs,
@@ -213,9 +278,18 @@ def _arguments(train: Train, work: Path, seed: int, rows: int) -> SFTConfig:
         remove_unused_columns=False,
         max_length=None,
         save_strategy="steps",
-        save_steps=max(1, steps // CHECKPOINTS),
-        save_total_limit=2,
-        logging_strategy="no",
+        save_steps=checkpoint,
+        save_total_limit=3 if train.patience else 2,  # the best beside the last two
+        eval_strategy="steps" if validated else "no",
+        eval_steps=checkpoint,
+        per_device_eval_batch_size=train.batch,
+        prediction_loss_only=True,
+        load_best_model_at_end=train.patience is not None,
+        metric_for_best_model="eval_loss" if train.patience else None,
+        greater_is_better=False if train.patience else None,
+        restore_callback_states_from_checkpoint=train.patience is not None,
+        logging_strategy="steps",
+        logging_steps=max(1, steps // RECORDS),
         logging_nan_inf_filter=False,  # it would wait for the device in every step
         report_to=[],
         disable_tqdm=True,

@@ -5,23 +5,27 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, set_seed
 from transformers.utils import logging as hf_logging
 
-from ..data.errors import NotEnoughData
+from ..data.errors import BadInput, NotEnoughData
 from .batches import IGNORED, Clock, Collator, encode
 from .config import UNTRAINED, StudentRecipe
 from .cut import Larger
+from .health import FILE, alarms, read_records
 from .lora import adapted
 from .sft import Pupil, Show, learn_rows
 from .tokenizer import answer_ids, only_reads, save_tokenizer, turn_end
 from .weights import Learnt, Source, TrainingRows, first_weights, keep_untrained
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 FINISHED = "trained.json"
 """Written into a student's folder last."""
@@ -43,10 +47,12 @@ def train_student(
             finds the folder that an earlier method left it in.
 
     Returns:
-        validation_agreement (0 to 100), validation_loss (nats), parameters, bytes, vocabulary, steps, seconds.
+        validation_agreement (0 to 100), validation_loss (nats), parameters, bytes, vocabulary, steps, planned (steps
+        of all epochs), best (the step whose weights are kept, of a student with patience), alarms, seconds.
 
     Raises:
         NotEnoughData: no row is short enough to train on.
+        BadInput: patience without a validation side, or the loss is not finite.
     """
     if (folder / FINISHED).exists():
         known: dict[str, Any] = json.loads((folder / FINISHED).read_text())
@@ -76,16 +82,30 @@ def train_student(
         raise NotEnoughData(
             f"train: no row fits into max_length = {student.train.max_length} tokens; raise train.max_length"
         )
+    held_out = encode(
+        rows.validation,
+        tokenizer,
+        rows.labels,
+        soft=soft,
+        max_length=student.train.max_length,
+        cache=work / "validation.arrow",
+        topk=student.learns_by("topk"),
+    )
+    if student.train.patience and len(held_out) == 0:
+        raise BadInput(
+            f"train.patience = {student.train.patience}: there are no rows for validation to tell when to end; raise "
+            "split.validation, or remove it"
+        )
     learning = model
     if student.train.lora:
         answers = answer_ids(tokenizer, rows.labels)
         own = [] if student.learns_by("topk") else [*answers, turn_end(tokenizer)]
         learning = adapted(model, student.train.lora, own)
     pupil = Pupil(student, rows.labels, tokenizer, model, learning)
-    steps = learn_rows(pupil, train_rows, work, seed, show)
+    learnt = learn_rows(pupil, train_rows, held_out, work, seed, show)
     if student.train.lora:
         learning.merge_and_unload()
-    agreement, loss = validate(model, tokenizer, rows, student, work)
+    agreement, loss = validate(model, tokenizer, rows.labels, held_out, student.train.batch)
     model.save_pretrained(folder)
     save_tokenizer(tokenizer, folder)
     result = {
@@ -95,7 +115,8 @@ def train_student(
         "bytes": (folder / "model.safetensors").stat().st_size,
         "vocabulary": len(tokenizer),
         "rows": len(train_rows),
-        "steps": steps,
+        **learnt,
+        "alarms": alarms(read_records(folder / FILE)),
         "seconds": round(time.monotonic() - started, 1),
     }
     (folder / FINISHED).write_text(json.dumps(result))
@@ -103,42 +124,32 @@ def train_student(
 
 
 def validate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    rows: TrainingRows,
-    student: StudentRecipe,
-    work: Path,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, labels: Sequence[str], held_out: Dataset, size: int
 ) -> tuple[float, float]:
     """Share of answer tokens (closed labels: of answers) predicted as given, 0 to 100, and the mean loss in nats.
 
     Zero and infinity where the validation side is empty.
+
+    Args:
+        size: rows at a time.
     """
-    held_out = encode(
-        rows.validation,
-        tokenizer,
-        rows.labels,
-        soft=False,
-        max_length=student.train.max_length,
-        cache=work / "validation.arrow",
-        topk=student.learns_by("topk"),
-    )
     if len(held_out) == 0:
         return 0.0, math.inf
-    labels = torch.tensor(answer_ids(tokenizer, rows.labels), device=model.device)
+    known = torch.tensor(answer_ids(tokenizer, labels), device=model.device)
     collate = Collator(tokenizer.pad_token_id, 0, Clock(), None, tokenizer.padding_side)
     chooses = only_reads(tokenizer)
     hits, loss, tokens = 0, 0.0, 0
     model.eval()
     with torch.inference_mode():
-        for start in range(0, len(held_out), student.train.batch):
-            batch = collate(list(held_out.select(range(start, min(start + student.train.batch, len(held_out))))))
-            batch = {name: value.to(model.device) for name, value in batch.items()}
+        for start in range(0, len(held_out), size):
+            batch = collate(list(held_out.select(range(start, min(start + size, len(held_out))))))
+            batch = {name: value.to(model.device) for name, value in batch.items() if name != "probs"}
             targets = batch.pop("targets")
             kept = {} if chooses else {"logits_to_keep": targets.shape[1], "use_cache": False}
             logits = model(**batch, **kept).logits.float()
             logits = logits[:, None] if chooses else logits  # the label is all that is said
-            if rows.labels:  # the label alone, among the labels
-                logits, targets = logits[:, :1, labels], (targets[:, :1, None] == labels).int().argmax(-1)
+            if labels:  # the label alone, among the labels
+                logits, targets = logits[:, :1, known], (targets[:, :1, None] == known).int().argmax(-1)
             counted = targets != IGNORED
             loss += functional.cross_entropy(logits[counted], targets[counted], reduction="sum").item()
             hits += int((logits.argmax(-1) == targets)[counted].sum())
