@@ -13,6 +13,7 @@ from ..data.artifact import Artifact
 from ..data.errors import BadInput
 from ..data.rows import Example, message_dicts
 from ..students.config import Dense, Encoder, Hub, Layers, StudentRecipe, Upcycle, count
+from ..students.records import FILE
 from ..teachers.encoder import PretrainedEncoder
 from ..teachers.transformers import TransformersTeacher, find_model
 from .ask import label_values
@@ -61,7 +62,10 @@ def train(run: Run, artifact: Artifact, curated: Artifact, name: str) -> Outcome
     for seed in student.train.seeds:
         result = train_one(run, student, rows, artifact.folder / f"seed-{seed}", seed, f"train {name}")
         agreed = f"validation {result['validation_agreement']:.1f}" if validated else "no rows for validation"
-        run.reporter.say(f"  seed {seed}: {agreed}, {result['parameters']:,} parameters, {result['seconds']:.0f} s")
+        said = [agreed, f"{result['parameters']:,} parameters", f"{result['seconds']:.0f} s"]
+        if result["best"] is not None:
+            said.append(f"{result['steps']} of {result['planned']} steps, with the weights of step {result['best']}")
+        run.reporter.say(f"  seed {seed}: {', '.join(said)}")
         trained.append({"seed": seed, **result})
     clear(artifact)
     chosen = max(trained, key=lambda result: (result["validation_agreement"], -(result["validation_loss"] or 0.0)))
@@ -85,6 +89,8 @@ def train_one(
         into = folder if last else folder / "work" / f"{place}-{method}"
         learnt.append(_learn(run, phase, rows, into, seed, title if len(phases) == 1 else f"{title}: {method}", source))
         source = partial(_learnt, into)
+        if not last:
+            shutil.copyfile(into / FILE, folder / f"health-{place}-{method}.jsonl")  # `work` is removed
     if len(learnt) == 1:
         return learnt[0]
     seconds = round(sum(result["seconds"] for result in learnt), 1)
@@ -110,6 +116,7 @@ def _learn(
             tracker.advance(lambda: detail, to=step)
 
         result = train_student(phase, rows, folder, seed, show, source)
+    run.tell(f"{title}: {alarm}" for alarm in result["alarms"])
     loss = result["validation_loss"]
     return {**result, "validation_loss": loss if math.isfinite(loss) else None}
 

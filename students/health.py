@@ -7,7 +7,6 @@ on after a kill writes what it would have written: lines after its checkpoint ar
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,9 +20,7 @@ from transformers import TrainerCallback
 from ..data.errors import BadInput
 from .batches import IGNORED
 from .flops import operations, peak
-
-FILE = "health.jsonl"
-"""In the folder of a student."""
+from .records import as_line, live_line, read_records
 
 RECORDS = 100
 """Over a training, about."""
@@ -115,7 +112,7 @@ class Records(TrainerCallback):  # type: ignore[misc]
             return
         kept = [record for record in read_records(self._file) if record["step"] <= state.global_step]
         unfinished = self._file.with_suffix(".part")
-        unfinished.write_text("".join(map(_as_line, kept)))
+        unfinished.write_text("".join(map(as_line, kept)))
         unfinished.replace(self._file)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -128,11 +125,7 @@ class Records(TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float], **kwargs: Any) -> None:
         if "loss" not in logs or not state.is_world_process_zero:
             return
-        if not math.isfinite(logs["loss"]):
-            raise BadInput(
-                f"train.learning_rate = {args.learning_rate:g}: the loss is {logs['loss']} at step {state.global_step} "
-                f"of {state.max_steps}; lower it"
-            )
+        _check("loss", logs["loss"], args, state)
         own = {"step": state.global_step, "epoch": state.epoch, "loss": logs["loss"], "mfu": None}
         self._waiting = {**own, **logs}
         self.line = live_line(self._waiting)
@@ -142,6 +135,7 @@ class Records(TrainerCallback):  # type: ignore[misc]
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Mapping[str, float], **kwargs: Any) -> None:
         if not self._waiting:
             return
+        _check("validation loss", metrics["eval_loss"], args, state)
         self._waiting["validation_loss"] = metrics["eval_loss"]
         if "eval_agreement" in metrics:
             self._waiting["validation_agreement"] = metrics["eval_agreement"]
@@ -152,65 +146,13 @@ class Records(TrainerCallback):  # type: ignore[misc]
             name: round(value, 6) if isinstance(value, float) else value for name, value in self._waiting.items()
         }
         with self._file.open("a") as file:
-            file.write(_as_line(rounded))
+            file.write(as_line(rounded))
         self._waiting = {}
 
 
-def _as_line(record: Mapping[str, Any]) -> str:
-    return json.dumps(record) + "\n"
-
-
-def read_records(file: Path) -> list[dict[str, Any]]:
-    """The records of a training, in the order of its steps; a line that was cut short ends them."""
-    records = []
-    for line in file.read_text().splitlines(keepends=True) if file.exists() else ():
-        if not line.endswith("\n"):
-            break
-        records.append(json.loads(line))
-    return records
-
-
-def live_line(record: Mapping[str, Any]) -> str:
-    """`loss 0.412, agrees 87.1, 31k tokens/s`, and what else matters."""
-    said = [f"loss {record['loss']:.3f}"]
-    if "agreement" in record:
-        said.append(f"agrees {record['agreement']:.1f}")
-    speed = record["tokens_per_second"]
-    said.append(f"{speed / 1000:.0f}k tokens/s" if speed >= 10_000 else f"{speed:,.0f} tokens/s")
-    if record["mfu"] is not None:
-        said.append(f"{record['mfu']:.0%} MFU")
-    if record.get("dead_experts"):
-        said.append(f"{record['dead_experts']:.0%} of experts idle")
-    if "tail" in record:
-        said.append(f"tail {record['tail']:.0%}")
-    return ", ".join(said)
-
-
-def alarms(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What in the records of a training is worrying, a line each: how its last tenth went.
-
-    Length has collapsed if the student no longer tells where an answer ends from where it goes on: the gap between its
-    probabilities of the end is below a tenth, or below half of what it was at its best.
-    """
-    last = records[-max(1, len(records) // 10) :]
-
-    def mean(name: str) -> float | None:
-        known = [record[name] for record in last if name in record]
-        return sum(known) / len(known) if known else None
-
-    found = []
-    if (dead := mean("dead_experts")) is not None and dead > 0.5:
-        found.append(f"{dead:.0%} of the experts are dead: no token chooses them; lower init.experts, or learning_rate")
-    if (gap := mean("end_gap")) is not None:
-        best = max(record.get("end_gap", 0.0) for record in records)
-        if gap < max(0.1, best / 2):
-            found.append(
-                f"the student does not know where answers end: its probability of the end is {gap:.2f} higher there "
-                f"than where they go on, and was {best:.2f} at best; lower learning_rate, or train for more epochs"
-            )
-    if (tail := mean("tail")) is not None and tail > 0.3:
-        found.append(
-            f"the teacher's stored tokens leave out {tail:.0%} of its probability, and of that nothing is learnt but "
-            "how much it is; raise label.logprobs"
+def _check(what: str, loss: float, args: Any, state: Any) -> None:
+    if not math.isfinite(loss):
+        raise BadInput(
+            f"train.learning_rate = {args.learning_rate:g}: the {what} is {loss} at step {state.global_step} of "
+            f"{state.max_steps}; lower it"
         )
-    return found

@@ -26,9 +26,11 @@ from trl import SFTConfig, SFTTrainer
 from ..data.errors import BadInput
 from .batches import Clock, Collator, LengthOrder, Noise
 from .config import Encoder, Hub, StudentRecipe, Train
-from .health import FILE, RECORDS, Health, Records
+from .health import RECORDS, Health, Records
 from .objectives import ChooseLabel, Objective, SayAnswer, SayLabel, SayLikeliest, forward_is, plain_head
+from .records import FILE
 from .tokenizer import answer_ids
+from .watchers import watchers
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -70,8 +72,10 @@ def learn_rows(
     train, tokenizer, model = pupil.recipe.train, pupil.tokenizer, pupil.model
     clock = Clock()
     noise = Noise(tokenizer, pupil.labels, train.noise) if pupil.labels and train.noise else None
-    health = Health(model, has_bf16())
+    health, checkpoint = Health(model, has_bf16()), _last_checkpoint(work)
     records = Records(work.parent / FILE, health)
+    ending = [EarlyStoppingCallback(train.patience)] if train.patience else []
+    told = watchers(train.report_to, work.parent, _step(Path(checkpoint)) if checkpoint else 0)
     validation = _some(validation, train, len(rows))
     trainer = _StudentTrainer(
         order=LengthOrder(rows, train.batch, seed, clock),
@@ -83,13 +87,13 @@ def learn_rows(
         eval_dataset=validation,
         data_collator=Collator(tokenizer.pad_token_id, seed, clock, noise, tokenizer.padding_side),
         processing_class=tokenizer,
-        callbacks=[records, _Show(show, records), *_watchers(train, work)],
+        callbacks=[records, _Show(show, records), *ending, *told],
     )
     trainer.remove_callback(PrinterCallback)
     plainly = nullcontext() if pupil.recipe.begins_as else _as_ours(model, train.dropout)
     objective = _objective(pupil.recipe, model, answer_ids(tokenizer, pupil.labels))
     with plainly, forward_is(objective, model):
-        trainer.learn(_last_checkpoint(work))
+        trainer.learn(checkpoint)
     if trainer.aux_loss_enabled:
         model.config.output_router_logits = False  # wanted in training alone: with a cache it ends in an error
     state = trainer.state
@@ -242,8 +246,12 @@ class _Show(TrainerCallback):  # type: ignore[misc]
 def _last_checkpoint(work: Path) -> str | None:
     """The newest checkpoint that was written to its end."""
     whole = [mark.parent for mark in work.glob("checkpoint-*/whole")]
-    newest = max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
+    newest = max(whole, key=_step, default=None)
     return str(newest) if newest else None
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _some(validation: Dataset, train: Train, rows: int) -> Dataset:
@@ -251,11 +259,6 @@ def _some(validation: Dataset, train: Train, rows: int) -> Dataset:
     most = max(train.batch, train.epochs * rows * 3 // (100 * CHECKPOINTS))  # learning a row is reading it three times
     step = 1 if train.patience else math.ceil(len(validation) / most)
     return validation.select(range(0, len(validation), step)) if step > 1 else validation
-
-
-def _watchers(train: Train, work: Path) -> list[TrainerCallback]:
-    """What ends a training early."""
-    return [EarlyStoppingCallback(train.patience)] if train.patience else []
 
 
 def _arguments(train: Train, work: Path, seed: int, rows: int, validated: bool) -> SFTConfig:
@@ -291,7 +294,8 @@ def _arguments(train: Train, work: Path, seed: int, rows: int, validated: bool) 
         logging_strategy="steps",
         logging_steps=max(1, steps // RECORDS),
         logging_nan_inf_filter=False,  # it would wait for the device in every step
-        report_to=[],
+        report_to=[],  # see watchers
+        run_name=f"{work.parent.parent.name}/{work.parent.name}",
         disable_tqdm=True,
         dataloader_pin_memory=False,
         dataloader_num_workers=min(6, (os.cpu_count() or 1) - 1) if torch.cuda.is_available() else 0,

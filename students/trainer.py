@@ -18,10 +18,11 @@ from ..data.errors import BadInput, NotEnoughData
 from .batches import IGNORED, Clock, Collator, encode
 from .config import UNTRAINED, StudentRecipe
 from .cut import Larger
-from .health import FILE, alarms, read_records
 from .lora import adapted
+from .records import FILE, alarms, read_records
 from .sft import Pupil, Show, learn_rows
 from .tokenizer import answer_ids, only_reads, save_tokenizer, turn_end
+from .watchers import check_watchers
 from .weights import Learnt, Source, TrainingRows, first_weights, keep_untrained
 
 if TYPE_CHECKING:
@@ -52,11 +53,12 @@ def train_student(
 
     Raises:
         NotEnoughData: no row is short enough to train on.
-        BadInput: patience without a validation side, or the loss is not finite.
+        BadInput: patience without a validation side, nothing to report to, or the loss is not finite.
     """
     if (folder / FINISHED).exists():
         known: dict[str, Any] = json.loads((folder / FINISHED).read_text())
         return known
+    check_watchers(student.train.report_to)
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
     started = time.monotonic()
