@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from ..data.artifact import Artifact
 from ..data.rows import Answer, Failed, Message, Prompt, Source
 from ..data.teacher import Sampling, Teacher
 from ..students.config import UNTRAINED, StudentRecipe
+from ..students.records import FILE, read_records
 from ..teachers.transformers import TransformersTeacher
 from .ask import for_each
 from .baselines import Linear, Neighbour, majority
@@ -55,12 +57,21 @@ def ask_students(run: Run, trained: Mapping[str, Artifact], tests: Sequence[Test
             folder = artifact.folder / f"seed-{result['seed']}"
             _ask_folder(run, folder, run.recipe.students[name], column, tests, facts if kept else None)
             assert facts.seeds is not None
-            facts.seeds.append({**result, "column": column})
+            facts.seeds.append({**result, "column": column, "training": _training(folder, result)})
         untrained = artifact.folder / UNTRAINED
         if name == run.recipe.judged_student and untrained.exists():
             found[UNTRAINED] = ModelFacts("baseline")
             _ask_folder(run, untrained, run.recipe.students[name], UNTRAINED, tests, None)
     return found
+
+
+def _training(folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
+    """How a student's last method went, for the report."""
+    records = [
+        {"step": each["step"], "loss": each["loss"], "validation": each.get("validation_loss")}
+        for each in read_records(folder / FILE)
+    ]
+    return {**{name: result[name] for name in ("steps", "planned", "best", "alarms")}, "records": records}
 
 
 def ask_parts(run: Run, curve: Artifact, test: TestRows) -> None:

@@ -95,7 +95,8 @@ def _learn_by_heart(run: Run, artifact: Artifact, curated: Artifact) -> dict[str
 def _judged(run: Run) -> tuple[str, StudentRecipe]:
     name = run.recipe.judged_student
     assert name is not None, "the stage is there where a student is judged"
-    return name, run.recipe.students[name]
+    student = run.recipe.students[name]
+    return name, student.model_copy(update={"train": student.train.model_copy(update={"report_to": []})})
 
 
 def _rows(
@@ -124,7 +125,7 @@ def part_order(rows: Iterable[Example]) -> dict[str, int]:
 
 def unhindered(student: StudentRecipe, rows: int) -> StudentRecipe:
     """The same student, learning so few rows by heart."""
-    changes = {"labels": "hard", "dropout": 0.0, "noise": 0.0}
+    changes = {"labels": "hard", "dropout": 0.0, "noise": 0.0, "patience": None}
     free = student.model_copy(update={"train": student.train.model_copy(update=changes)})
     return long_enough(free, rows, STEPS)
 

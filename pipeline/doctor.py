@@ -15,6 +15,7 @@ from typing import Literal
 from ..data.errors import UnderstudyError
 from ..data.filters import Language
 from ..students.config import Dense, Hub, StudentRecipe
+from ..students.watchers import check_watchers
 from ..teachers.openai import OpenAIRecipe
 from .context import Run
 from .run import refuse_what_a_later_stage_would
@@ -132,10 +133,17 @@ async def _reached(name: str, recipe: OpenAIRecipe) -> Finding:
 def _student(run: Run, name: str, student: StudentRecipe) -> Iterator[Finding]:
     what = f"student {name}"
     yield _sound(what, partial(refuse_what_does_not_fit, run, name))
+    if student.train.report_to:
+        yield _sound(f"{what}, report_to", partial(_watched, student))
     if isinstance(student.init, Hub):
         yield _sound(f"{what}, tokens", partial(_vocabulary, run, student.init))
     if student.begins_as or (isinstance(student.init, Dense) and student.init.tokenizer == "teacher"):
         yield _sound(f"{what}, lengths", partial(_lengths, run, student, f"{what}, lengths"))
+
+
+def _watched(student: StudentRecipe) -> str:
+    check_watchers(student.train.report_to)
+    return f"{', '.join(student.train.report_to)} installed"
 
 
 def _vocabulary(run: Run, init: Hub) -> str:

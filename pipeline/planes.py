@@ -1,4 +1,4 @@
-"""Where things stand in the report's two pictures with two axes: the learning curve and the reliability diagram.
+"""Where things stand in the report's pictures with two axes: learning curve, losses and reliability diagram.
 
 x is in percent of the width and y in pixels, as in `charts`; a curve is one path on a plane of 100 by the height, which
 the template stretches.
@@ -17,6 +17,11 @@ CURVE_HEIGHT = 240
 """Pixels."""
 
 RELIABILITY_HEIGHT = 240
+
+LOSS_HEIGHT = 28
+
+_LEAST_LOSS = 1e-4
+"""Nats; below it a loss is drawn as this."""
 
 _STEPS = 48
 """Straight pieces of a fitted curve."""
@@ -96,6 +101,24 @@ def _labels(rows: list[int], x: Scale) -> list[tuple[float, str]]:
         if not placed or placed[-1][0] - at >= _CLOSE:
             placed.append((at, compact(count)))
     return placed[::-1]
+
+
+def losses(training: Mapping[str, Any]) -> dict[str, Any]:
+    """The loss of a training over its steps, and that on the validation side; every halving is as high."""
+    lines: dict[str, list[tuple[int, float]]] = {"loss": [], "validation": []}
+    for record in training["records"]:
+        for name, line in lines.items():
+            if record[name] is not None:
+                line.append((record["step"], log2(max(record[name], _LEAST_LOSS))))
+    drawn = [line for line in lines.values() if len(line) > 1]
+    ends = [value for line in drawn for _, value in line]
+    x, y = Scale(0, max(training["steps"], 1), ()), Scale(min(ends, default=0), max(ends, default=0) + 1e-9, ())
+    paths = {
+        name: "M" + "L".join(f"{x.at(step)} {y.down(value, LOSS_HEIGHT)}" for step, value in line)
+        for name, line in lines.items()
+        if len(line) > 1
+    }
+    return {"height": LOSS_HEIGHT, **{name: paths.get(name) for name in lines}}
 
 
 def reliability(report: Report) -> list[dict[str, Any]]:

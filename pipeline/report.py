@@ -32,7 +32,7 @@ _ROOM_FOR_ROWS = 500_000
 
 _SPELT = (
     *("points", "signed", "interval", "between", "chance", "whole", "compact", "rate", "size", "duration", "usd"),
-    *("measure", "held_back", "worth", "experts", "payback"),
+    *("measure", "held_back", "taken", "worth", "experts", "payback"),
 )
 """Functions of `words` that the template has as filters."""
 

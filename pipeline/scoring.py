@@ -205,6 +205,7 @@ def _model(recipe: JobRecipe, name: str, facts: ModelFacts, tests: Sequence[Test
                 "seed": trained["seed"],
                 "validation": trained["validation_agreement"],
                 "score": {test.name: 100 * float(test.scores(trained["column"]).mean()) for test in answered},
+                "training": trained["training"],
             }
             for trained in facts.seeds
         ]

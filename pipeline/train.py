@@ -14,6 +14,7 @@ from ..data.errors import BadInput
 from ..data.rows import Example, Failed, Prompt, message_dicts
 from ..data.teacher import Sampling
 from ..students.config import Dense, Encoder, Hub, Layers, OnPolicy, Preference, StudentRecipe, Upcycle, count
+from ..students.records import FILE
 from ..teachers.encoder import PretrainedEncoder
 from ..teachers.rendering import Rendered, Renderer
 from ..teachers.transformers import TransformersTeacher, find_model
@@ -67,7 +68,10 @@ def train(run: Run, artifact: Artifact, curated: Artifact, name: str) -> Outcome
     for seed in student.train.seeds:
         result = train_one(run, student, rows, artifact.folder / f"seed-{seed}", seed, f"train {name}")
         agreed = f"validation {result['validation_agreement']:.1f}" if validated else "no rows for validation"
-        run.reporter.say(f"  seed {seed}: {agreed}, {result['parameters']:,} parameters, {result['seconds']:.0f} s")
+        said = [agreed, f"{result['parameters']:,} parameters", f"{result['seconds']:.0f} s"]
+        if result["best"] is not None:
+            said.append(f"{result['steps']} of {result['planned']} steps, with the weights of step {result['best']}")
+        run.reporter.say(f"  seed {seed}: {', '.join(said)}")
         trained.append({"seed": seed, **result})
     clear(artifact)
     chosen = max(trained, key=lambda result: (result["validation_agreement"], -(result["validation_loss"] or 0.0)))
@@ -94,6 +98,8 @@ def train_one(
         called = title if len(phases) == 1 else f"{title}: {method}"
         learnt.append({**_learn(run, phase, rows, into, seed, called, source, beside), **told})
         source, before = partial(_learnt, into), into
+        if not last and (into / FILE).exists():
+            shutil.copyfile(into / FILE, folder / f"health-{place}-{method}.jsonl")  # `work` is removed
     if len(learnt) == 1:
         return learnt[0]
     seconds = round(sum(result["seconds"] for result in learnt), 1)
@@ -159,6 +165,7 @@ def _learn(
             tracker.advance(lambda: detail, to=step)
 
         result = train_student(phase, rows, folder, seed, show, source, beside)
+    run.tell(f"{title}: {alarm}" for alarm in result["alarms"])
     loss = result["validation_loss"]
     return {**result, "validation_loss": loss if math.isfinite(loss) else None}
 

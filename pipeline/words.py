@@ -70,6 +70,13 @@ def held_back(decision: str) -> str:
     return _HELD_BACK[decision]
 
 
+def taken(training: Mapping[str, Any]) -> str:
+    """The steps of a training, and where it ended before its last epoch."""
+    steps, planned, best = (training[name] for name in ("steps", "planned", "best"))
+    early = f" of {whole(planned)}, without a better validation loss" if steps < planned else ""
+    return f"{whole(steps)}{early}" + (f"; weights of step {whole(best)}" if best is not None else "")
+
+
 def points(value: float) -> str:
     return f"{value:.1f}"
 

@@ -6,6 +6,7 @@ Shapes: B rows, T positions (prompt and answer, padded on the left), C answer po
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -245,6 +246,15 @@ class Collator:
         self._seed = seed
         self._clock = clock
         self._noise = noise
+
+    @contextmanager
+    def noiseless(self) -> Iterator[None]:
+        """Within, rows are read as they are."""
+        noise, self._noise = self._noise, None
+        try:
+            yield
+        finally:
+            self._noise = noise
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         prompts = [list(row["prompt"]) for row in rows]

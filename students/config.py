@@ -323,6 +323,15 @@ class Train(Recipe):
     lora: Lora | None = None
     """Of a model that was trained before: adapters learn in the place of its weights; takes less memory."""
 
+    patience: int | None = Field(None, ge=1)
+    """Eighths of the training without a lower loss on the validation side that end it; the best weights stay.
+
+    Of `sft` and `topk`, which learn from rows.
+    """
+
+    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field([])
+    """Who is told how it goes, beside `health.jsonl`; changes nothing of the student."""
+
     seeds: list[int] = Field([0], min_length=1)
     """One student is trained for each; the one that does best on the validation side is kept."""
 

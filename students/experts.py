@@ -28,3 +28,13 @@ def unevenness(router_logits: Sequence[Tensor], mask_BT: Tensor, active: int) ->
         experts, seen = logits.shape[-1], len(logits) // len(mask_BT)
         layers.append(load_balancing_loss_func((logits,), experts, active, mask_BT[:, -seen:]))
     return torch.stack(layers).mean()
+
+
+def chosen(router_logits: Sequence[Tensor], mask_BT: Tensor, active: int) -> Tensor:
+    """How many tokens chose each expert, [layers, E]; shapes as in `unevenness`."""
+    counts = []
+    for logits in router_logits:
+        seen = len(logits) // len(mask_BT)
+        picks = torch.zeros(logits.shape, device=logits.device).scatter_(1, logits.detach().topk(active).indices, 1.0)
+        counts.append((picks * mask_BT[:, -seen:].reshape(-1, 1)).sum(0))
+    return torch.stack(counts)

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from .batches import IGNORED
-from .experts import unevenness
+from .experts import chosen, unevenness
 from .shortcut import last_states
-from .topk import topk_loss
+from .topk import watched_loss
 
 Forward = Callable[..., Any]
 
@@ -29,7 +29,10 @@ class Objective(Protocol):
     """From a batch, as `Collator` makes it, to what the student lost on it."""
 
     def __call__(self, model: Any, forward: Forward, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """`loss`, a scalar in nats to be differentiated, and by name the parts of it that are worth a record.
+        """`loss`, a scalar in nats to be differentiated, and by name what else is worth a record.
+
+        Those are scalars, the parts of the loss, and sums with what they are sums over, as `_watched` has them. None
+        may wait for the device.
 
         Args:
             forward: the model's own.
@@ -63,8 +66,8 @@ class SayAnswer:
     def __call__(self, model: Any, forward: Forward, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         targets, probs = batch.pop("targets"), batch.pop("probs", None)
         said = forward(**batch, use_cache=False, logits_to_keep=targets.shape[1])
-        loss = answer_loss(said.logits, targets, probs, torch.tensor(self.labels, device=targets.device))
-        return _evened(loss, model, getattr(said, "router_logits", None), batch)
+        told = answer_loss(said.logits, targets, probs, torch.tensor(self.labels, device=targets.device))
+        return _evened(told, model, _routed(said), batch)
 
 
 @dataclass(frozen=True)
@@ -85,13 +88,13 @@ class SayLabel:
             states, routed = last_states(model, keep=keep, **batch)
         else:
             said = model.model(**batch, use_cache=False)
-            states, routed = said.last_hidden_state[:, -keep:], getattr(said, "router_logits", None)
+            states, routed = said.last_hidden_state[:, -keep:], _routed(said)
         logits = model.lm_head(states)
-        loss = answer_loss(logits, targets, probs, torch.tensor(self.labels, device=targets.device))
+        told = answer_loss(logits, targets, probs, torch.tensor(self.labels, device=targets.device))
         if wanted is None:
-            return _evened(loss, model, routed, batch)
+            return _evened(told, model, routed, batch)
         apart = state_loss(states[:, 0], wanted)
-        return {"loss": loss + apart, "state": apart}
+        return {**told, "loss": told["loss"] + apart, "state": apart}
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,10 @@ class ChooseLabel:
     def __call__(self, model: Any, forward: Forward, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         targets, probs = batch.pop("targets"), batch.pop("probs", None)
         logits_BL = forward(**batch).logits.float()
-        return {"loss": functional.cross_entropy(logits_BL, targets[:, 0] if probs is None else probs)}
+        loss = functional.cross_entropy(logits_BL, targets[:, 0] if probs is None else probs)
+        right = logits_BL.detach().argmax(-1) == targets[:, 0]
+        agreed = torch.stack([right.sum(), right.new_full((), len(right), dtype=torch.long)])
+        return {"loss": loss, "cross_entropy": loss, "agreed": agreed}
 
 
 @dataclass(frozen=True)
@@ -116,21 +122,54 @@ class SayLikeliest:
         ids, logps = batch.pop("top_ids", targets[..., None]), batch.pop("top_logps", None)
         said = model.get_decoder()(**batch, use_cache=False)
         states, there = said.last_hidden_state[:, -targets.shape[1] :], targets != IGNORED
-        head = model.get_output_embeddings().weight
+        head, end = model.get_output_embeddings().weight, targets[0, -1]
         sure = torch.zeros_like(ids[there], dtype=torch.float32)
-        loss = topk_loss(states[there], head, ids[there], sure if logps is None else logps[there])
-        return _evened(loss, model, getattr(said, "router_logits", None), batch)
+        loss, seen = watched_loss(states[there], head, ids[there], sure if logps is None else logps[there], end)
+        told = _watched(seen[:, 0], seen[:, 1], targets[there], end)
+        if logps is None:
+            return _evened({"loss": loss, "cross_entropy": loss, **told}, model, _routed(said), batch)
+        goes_on = targets[there] != end  # where the end stands the teacher told nothing
+        tail = torch.stack([(seen[:, 2] * goes_on).sum(), goes_on.sum()])
+        return _evened({"loss": loss, "kl": loss, "tail": tail, **told}, model, _routed(said), batch)
+
+
+def _routed(said: Any) -> Sequence[Tensor] | None:
+    """What the routers said, of a model that has some."""
+    routed: Sequence[Tensor] | None = getattr(said, "router_logits", None)
+    return routed
 
 
 def _evened(
-    loss: Tensor, model: Any, routed: Sequence[Tensor] | None, batch: Mapping[str, Tensor]
+    told: dict[str, Tensor], model: Any, routed: Sequence[Tensor] | None, batch: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The loss, and where routers said something, what keeps experts busy alike."""
+    """What is told, and where routers said something, what keeps experts busy alike and whom tokens chose."""
     if not routed:
-        return {"loss": loss}
-    config = model.config
-    uneven = unevenness(routed, batch["attention_mask"], config.num_experts_per_tok)
-    return {"loss": loss + config.router_aux_loss_coef * uneven, "experts": uneven}
+        return told
+    config, mask = model.config, batch["attention_mask"]
+    uneven = unevenness(routed, mask, config.num_experts_per_tok)
+    loss = told["loss"] + config.router_aux_loss_coef * uneven
+    return {**told, "loss": loss, "experts": uneven, "chosen": chosen(routed, mask, config.num_experts_per_tok)}
+
+
+def _watched(agreed: Tensor, ended: Tensor, targets: Tensor, end: Tensor) -> dict[str, Tensor]:
+    """Sums over the positions of a batch, all three of one shape.
+
+    Args:
+        agreed: 1 where no token is likelier than the one to be said.
+        ended: the student's probability of the end.
+        end: the token that ends an answer: the last target of every row.
+
+    Returns:
+        agreed: how often it is, and of how many, where the answer goes on; ended: the sum at the ends, how many these
+        are, the sum where the answer goes on, and how many these are.
+    """
+    ends = targets == end
+    goes_on = (targets != IGNORED) & ~ends
+    sums = [ended * ends, ends, ended * goes_on, goes_on]
+    return {
+        "agreed": torch.stack([(agreed * goes_on).sum().float(), goes_on.sum().float()]),
+        "ended": torch.stack([part.sum().float() for part in sums]),
+    }
 
 
 def plain_head(model: Any) -> bool:
@@ -155,7 +194,7 @@ def state_loss(states_BD: Tensor, wanted_BD: Tensor) -> Tensor:
     return (states_BD.float() - wanted_BD).square().mean() / wanted_BD.square().mean()
 
 
-def answer_loss(logits_BCV: Tensor, targets_BC: Tensor, probs_BL: Tensor | None, labels_L: Tensor) -> Tensor:
+def answer_loss(logits_BCV: Tensor, targets_BC: Tensor, probs_BL: Tensor | None, labels_L: Tensor) -> dict[str, Tensor]:
     """Cross-entropy of the answer, over the whole vocabulary; the first token against the teacher's probabilities.
 
     Args:
@@ -164,13 +203,17 @@ def answer_loss(logits_BCV: Tensor, targets_BC: Tensor, probs_BL: Tensor | None,
         labels_L: token of each label.
 
     Returns:
-        Scalar in nats, the mean over answer tokens.
+        `loss`, a scalar in nats, the mean over answer tokens; the same as `cross_entropy`; and `_watched`.
     Source: Hinton et al. 2015, arXiv:1503.02531 (soft targets, temperature 1).
     """
-    logits = logits_BCV.float()
+    logps = functional.log_softmax(logits_BCV.float(), dim=-1)
     if probs_BL is None:
-        return functional.cross_entropy(logits.flatten(0, 1), targets_BC.flatten(), ignore_index=IGNORED)
-    logps = functional.log_softmax(logits[:, 0], dim=-1)[:, labels_L]
-    first = -(probs_BL * logps).sum(-1).mean()
-    rest = functional.cross_entropy(logits[:, 1:].flatten(0, 1), targets_BC[:, 1:].flatten(), ignore_index=IGNORED)
-    return (first + rest) / 2
+        loss = functional.nll_loss(logps.flatten(0, 1), targets_BC.flatten(), ignore_index=IGNORED)
+    else:
+        first = -(probs_BL * logps[:, 0][:, labels_L]).sum(-1).mean()
+        rest = functional.nll_loss(logps[:, 1:].flatten(0, 1), targets_BC[:, 1:].flatten(), ignore_index=IGNORED)
+        loss = (first + rest) / 2
+    seen, end = logps.detach(), targets_BC[0, -1]
+    said = seen.gather(-1, targets_BC.clamp(min=0)[..., None])[..., 0]
+    ended = seen.index_select(-1, end[None])[..., 0].exp()
+    return {"loss": loss, "cross_entropy": loss, **_watched(said >= seen.amax(-1), ended, targets_BC, end)}

@@ -24,6 +24,7 @@ from .sft import Pupil, Seam, Show, Steps, settings
 from .tokenizer import answer_mark
 
 if TYPE_CHECKING:
+    from datasets import Dataset as Rows
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -72,11 +73,13 @@ def encode_openings(
     return Openings(cut, lead.asked(texts), longest)
 
 
-def learn_on_policy(pupil: Pupil, openings: Openings, work: Path, seed: int, show: Show, *, lead: Lead) -> int:
+def learn_on_policy(
+    pupil: Pupil, openings: Openings, validation: Rows, work: Path, seed: int, show: Show, *, lead: Lead
+) -> dict[str, int | None]:
     """Learn from what a teacher would say next, going on from the last checkpoint in ``work``.
 
     Returns:
-        Steps.
+        As `learn_rows`.
 
     Raises:
         BadInput: the student's vocabulary is padded further than the teacher's.

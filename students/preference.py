@@ -65,11 +65,13 @@ def encode_pairs(pairs: Sequence[Ranked], tokenizer: PreTrainedTokenizerFast, ma
     return Dataset.from_list(rows)
 
 
-def learn_preferences(pupil: Pupil, pairs: Dataset, work: Path, seed: int, show: Show) -> int:
+def learn_preferences(
+    pupil: Pupil, pairs: Dataset, validation: Dataset, work: Path, seed: int, show: Show
+) -> dict[str, int | None]:
     """Learn from encoded pairs, going on from the last checkpoint in ``work``.
 
     Returns:
-        Steps.
+        As `learn_rows`.
     """
     from datasets import disable_progress_bars
 

@@ -19,14 +19,25 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+)
+from transformers.trainer import TRAINER_STATE_NAME
 from trl import SFTConfig, SFTTrainer
 
 from ..data.errors import BadInput
 from .batches import Clock, Collator, LengthOrder, Noise
 from .config import Encoder, Hub, StudentRecipe, Train
+from .health import RECORDS, Health, Records
 from .objectives import ChooseLabel, Objective, SayAnswer, SayLabel, SayLikeliest, forward_is, plain_head
+from .records import FILE
 from .tokenizer import answer_ids
+from .watchers import watchers
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -54,26 +65,40 @@ class Pupil:
     """The model, with adapters about it where these learn in its place."""
 
 
-def learn_rows(pupil: Pupil, rows: Dataset, work: Path, seed: int, show: Show) -> int:
-    """Learn from encoded rows, going on from the last checkpoint in ``work``.
+def learn_rows(
+    pupil: Pupil, rows: Dataset, validation: Dataset, work: Path, seed: int, show: Show
+) -> dict[str, int | None]:
+    """Learn from encoded rows, going on from the last checkpoint in ``work``, with records beside it.
 
     Returns:
-        Steps.
+        steps; planned, how many epochs have; best, the step whose weights are kept where patience was asked for.
+
+    Raises:
+        BadInput: the loss is not finite.
     """
     train, tokenizer, model = pupil.recipe.train, pupil.tokenizer, pupil.model
     clock = Clock()
     noise = Noise(tokenizer, pupil.labels, train.noise) if pupil.labels and train.noise else None
+    health, checkpoint = Health(model, has_bf16()), _last_checkpoint(work)
+    records = Records(work.parent / FILE, health)
+    ending = [EarlyStoppingCallback(train.patience)] if train.patience else []
+    told = watchers(train.report_to, work.parent, _step(Path(checkpoint)) if checkpoint else 0)
+    validation = _some(validation, train, len(rows))
     trainer = _StudentTrainer(
         order=LengthOrder(rows, train.batch, seed, clock),
         student=pupil.recipe,
+        health=health,
         model=pupil.learning,
         args=SFTConfig(
-            **settings(train, work, seed, len(rows)), dataset_kwargs={"skip_prepare_dataset": True}, max_length=None
+            **settings(train, work, seed, len(rows)) | _recorded(train, work, len(rows), bool(validation)),
+            dataset_kwargs={"skip_prepare_dataset": True},
+            max_length=None,
         ),
         train_dataset=rows,
+        eval_dataset=validation,
         data_collator=Collator(tokenizer.pad_token_id, seed, clock, noise, tokenizer.padding_side),
         processing_class=tokenizer,
-        callbacks=[Steps(show)],
+        callbacks=[records, Steps(show, records), *ending, *told],
     )
     plainly = nullcontext() if pupil.recipe.begins_as else _as_ours(model, train.dropout)
     objective = _objective(pupil.recipe, model, answer_ids(tokenizer, pupil.labels))
@@ -98,20 +123,27 @@ class Seam(Trainer):  # type: ignore[misc]
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """The report is the model's card; a checkpoint needs none."""
 
-    def learn(self, work: Path) -> int:
-        """Train, going on from the last checkpoint in ``work``; the number of steps."""
+    def learn(self, work: Path) -> dict[str, int | None]:
+        """Train, going on from the last checkpoint in ``work``."""
         self.remove_callback(PrinterCallback)
         self.train(resume_from_checkpoint=_last_checkpoint(work))
+        return self.learnt()
+
+    def learnt(self) -> dict[str, int | None]:
+        """steps; planned, how many all epochs have; best, the step whose weights are kept where patience is asked."""
         if getattr(self, "aux_loss_enabled", False):  # not every trainer of theirs has one
             self.model.config.output_router_logits = False  # with a cache it ends in an error
-        return int(self.state.global_step)
+        state = self.state
+        return {"steps": state.global_step, "planned": state.max_steps, "best": state.best_global_step}
 
 
 class _StudentTrainer(Seam, SFTTrainer):  # type: ignore[misc]
     """The seam: our order of rows, our optimizer, and a loss that the model's forward pass returns."""
 
-    def __init__(self, *, order: LengthOrder, student: StudentRecipe, **given: Any) -> None:
+    def __init__(self, *, order: LengthOrder, student: StudentRecipe, health: Health, **given: Any) -> None:
         self._order = order
+        self._health = health
+        self._collate: Collator = given["data_collator"]
         self._recipe = student.train
         self._ours = student.begins_as is None
         super().__init__(**given)
@@ -131,12 +163,47 @@ class _StudentTrainer(Seam, SFTTrainer):  # type: ignore[misc]
         self.optimizer = MuonAdamW(self.model, self._recipe.learning_rate, self._recipe.weight_decay, dtype)
         return self.optimizer
 
+    def learn(self, work: Path) -> dict[str, int | None]:
+        """From a checkpoint at which patience had run out there is nothing left to do."""
+        checkpoint = _last_checkpoint(work)
+        if checkpoint is not None and self._recipe.patience:
+            state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+            if state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:
+                self.state = state
+                self._load_best_model()
+                return self.learnt()
+        return super().learn(work)
+
+    def _load_best_model(self) -> None:
+        """The folder may have been moved since; and see above."""
+        best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
+        self.state.best_model_checkpoint = str(best)
+        if isinstance(self.model, PreTrainedModel):
+            self._load_from_checkpoint(str(best))
+        else:
+            super()._load_best_model()
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """On the rows as they are; whatever is drawn in between changes nothing of the training."""
+        with torch.random.fork_rng(devices=[]), self._collate.noiseless():
+            measured: dict[str, float] = super().evaluate(*args, **kwargs)
+        return measured
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """With what the steps since the last record told."""
+        if "loss" in logs:
+            logs.update(self._health.read(training=True))
+        elif "eval_loss" in logs:
+            logs.update({f"eval_{name}": value for name, value in self._health.read(training=False).items()})
+        super().log(logs, start_time)
+
     def compute_loss(
         self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any
     ) -> torch.Tensor:
         with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16):
-            loss: torch.Tensor = model(**inputs)["loss"]
-        return loss
+            told: dict[str, torch.Tensor] = model(**inputs)
+        self._health.add(inputs, told, training=model.training)
+        return told["loss"]
 
 
 def _objective(student: StudentRecipe, model: PreTrainedModel, labels: list[int]) -> Objective:
@@ -187,11 +254,12 @@ def _as_ours(model: PreTrainedModel, share: float) -> Iterator[None]:
 class Steps(TrainerCallback):  # type: ignore[misc]
     """Hands progress on, and marks a checkpoint as whole once everything of it is written."""
 
-    def __init__(self, show: Show) -> None:
+    def __init__(self, show: Show, records: Records | None = None) -> None:
         self._show = show
+        self._records = records
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._show(state.global_step, state.max_steps, "")
+        self._show(state.global_step, state.max_steps, self._records.line if self._records else "")
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "whole").touch()
@@ -200,8 +268,19 @@ class Steps(TrainerCallback):  # type: ignore[misc]
 def _last_checkpoint(work: Path) -> str | None:
     """The newest checkpoint that was written to its end."""
     whole = [mark.parent for mark in work.glob("checkpoint-*/whole")]
-    newest = max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
+    newest = max(whole, key=_step, default=None)
     return str(newest) if newest else None
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _some(validation: Dataset, train: Train, rows: int) -> Dataset:
+    """Rows to be read at every checkpoint: all where they decide, else as many as cost a hundredth of the training."""
+    most = max(train.batch, train.epochs * rows * 3 // (100 * CHECKPOINTS))  # learning a row is reading it three times
+    step = 1 if train.patience else math.ceil(len(validation) / most)
+    return validation.select(range(0, len(validation), step)) if step > 1 else validation
 
 
 def settings(train: Train, work: Path, seed: int, rows: int) -> dict[str, Any]:
@@ -231,6 +310,25 @@ def settings(train: Train, work: Path, seed: int, rows: int) -> dict[str, Any]:
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
         "dataloader_num_workers": min(6, (os.cpu_count() or 1) - 1) if on_gpu else 0,
+    }
+
+
+def _recorded(train: Train, work: Path, rows: int, validated: bool) -> dict[str, Any]:
+    """What is told of records and validation."""
+    steps = train.epochs * math.ceil(rows / train.batch)
+    return {
+        "save_total_limit": 3 if train.patience else 2,  # the best beside the last two
+        "eval_strategy": "steps" if validated else "no",
+        "eval_steps": max(1, steps // CHECKPOINTS),
+        "per_device_eval_batch_size": train.batch,
+        "prediction_loss_only": True,
+        "load_best_model_at_end": train.patience is not None,
+        "metric_for_best_model": "eval_loss" if train.patience else None,
+        "greater_is_better": False if train.patience else None,
+        "restore_callback_states_from_checkpoint": train.patience is not None,
+        "logging_strategy": "steps",
+        "logging_steps": max(1, steps // RECORDS),
+        "run_name": f"{work.parent.parent.name}/{work.parent.name}",
     }
 
 

@@ -31,39 +31,59 @@ def topk_loss(hidden_NH: Tensor, weight_VH: Tensor, ids_NK: Tensor, logps_NK: Te
         multiple of it, may be differentiated, and once.
     Source: Hinton et al. 2015, arXiv:1503.02531 (soft targets); the bucket is ours.
     """
+    return watched_loss(hidden_NH, weight_VH, ids_NK, logps_NK, ids_NK.new_zeros(()))[0]
+
+
+def watched_loss(
+    hidden_NH: Tensor, weight_VH: Tensor, ids_NK: Tensor, logps_NK: Tensor, end: Tensor
+) -> tuple[Tensor, Tensor]:
+    """As `topk_loss`, with what else the logits say while they are there.
+
+    Args:
+        end: the token that ends an answer, a scalar.
+
+    Returns:
+        Also [N, 3] without gradients: 1 where no token is likelier to the student than the teacher's likeliest, the
+        student's probability of the end, and what the teacher's stored tokens leave out.
+    """
     device = hidden_NH.device.type
     if torch.is_autocast_enabled(device):
         hidden_NH = hidden_NH.to(torch.get_autocast_dtype(device))
     with torch.autocast(device, enabled=False):  # it would widen the softmax to 32 bits
-        loss: Tensor = _TopK.apply(hidden_NH, weight_VH, ids_NK, logps_NK)  # type: ignore[no-untyped-call]
-    return loss
+        loss, seen_N3 = _TopK.apply(hidden_NH, weight_VH, ids_NK, logps_NK, end)  # type: ignore[no-untyped-call]
+    return loss, seen_N3
 
 
 class _TopK(torch.autograd.Function):
     """Loss and gradients in one pass over the positions, a chunk at a time."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, ids_NK: Tensor, logps_NK: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, ids_NK: Tensor, logps_NK: Tensor, end: Tensor
+    ) -> tuple[Tensor, Tensor]:
         head_VH = weight_VH.to(hidden_NH.dtype)
         grad_NH = torch.empty_like(hidden_NH)
         grad_VH = torch.zeros_like(weight_VH) if ctx.needs_input_grad[1] else None
         loss = torch.zeros((), dtype=torch.float32, device=hidden_NH.device)
+        seen_N3 = torch.empty(len(hidden_NH), 3, device=hidden_NH.device)
         chunk = _chunk(weight_VH)
         for start in range(0, len(hidden_NH), chunk):
             part = slice(start, start + chunk)
             logits = hidden_NH[part] @ head_VH.T
-            loss += _turn_into_gradient(logits, ids_NK[part], logps_NK[part].float())
+            lost, seen_N3[part] = _turn_into_gradient(logits, ids_NK[part], logps_NK[part].float(), end)
+            loss += lost
             torch.mm(logits, head_VH, out=grad_NH[part])
             if grad_VH is not None:
                 _add_product(grad_VH, logits.T, hidden_NH[part])
         ctx.save_for_backward(grad_NH, grad_VH)
-        return loss / len(hidden_NH)
+        ctx.mark_non_differentiable(seen_N3)
+        return loss / len(hidden_NH), seen_N3
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         grad_NH, grad_VH = ctx.saved_tensors
         scale = grads[0] / len(grad_NH)
-        return grad_NH.mul_(scale), None if grad_VH is None else grad_VH.mul_(scale), None, None
+        return grad_NH.mul_(scale), None if grad_VH is None else grad_VH.mul_(scale), None, None, None
 
 
 def _chunk(weight_VH: Tensor) -> int:
@@ -86,8 +106,8 @@ def _add_product(sum_VH: Tensor, left_VC: Tensor, right_CH: Tensor) -> None:
         sum_VH += left_VC @ right_CH
 
 
-def _turn_into_gradient(logits_CV: Tensor, ids_CK: Tensor, logps_CK: Tensor) -> Tensor:
-    """The summed loss of C positions; their logits become its gradient, in place.
+def _turn_into_gradient(logits_CV: Tensor, ids_CK: Tensor, logps_CK: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+    """The summed loss of C positions, and what is seen of them [C, 3]; their logits become its gradient, in place.
 
     For a stored token it is q - p. For another it is q (1 - p_rest / q_rest): the rest of the student keeps its shape.
     """
@@ -96,6 +116,8 @@ def _turn_into_gradient(logits_CV: Tensor, ids_CK: Tensor, logps_CK: Tensor) -> 
     rows_C1 = torch.arange(len(ids_CK), device=ids_CK.device)[:, None]
     nothing = torch.finfo(logits_CV.dtype).min
     said_CK = logits_CV.gather(1, ids_CK).to(exact)
+    end_C1 = logits_CV.index_select(1, end[None]).to(exact)
+    best_C1 = said_CK.gather(1, logps_CK.argmax(-1, keepdim=True))
     logits_CV[rows_C1, ids_CK] = nothing  # scatter_ would copy a chunk of 16 bits
     shares_CV = logits_CV.softmax(-1)  # among the rest
     highest_C1 = logits_CV.amax(-1, keepdim=True).to(exact)
@@ -103,12 +125,14 @@ def _turn_into_gradient(logits_CV: Tensor, ids_CK: Tensor, logps_CK: Tensor) -> 
     # Never 1 minus the sum of the stored ones: that would cancel.
     others_C1 = highest_C1 - shares_CV.amax(-1, keepdim=True).to(exact).log()
     all_C1 = said_CK.where(first_CK, -torch.inf).logsumexp(-1, keepdim=True).logaddexp(others_C1)
+    agreed_C1 = best_C1 >= torch.maximum(said_CK.amax(-1, keepdim=True), highest_C1)
+    seen_C3 = torch.cat([agreed_C1, (end_C1 - all_C1).exp(), rest_C1], 1)
     said_CK, others_C1 = said_CK - all_C1, others_C1 - all_C1
     loss = ((torch.xlogy(probs_CK, probs_CK) - probs_CK * said_CK) * first_CK).sum()
     loss += (torch.xlogy(rest_C1, rest_C1) - rest_C1 * others_C1).sum()
     torch.mul(shares_CV, others_C1.exp() - rest_C1, out=logits_CV)
     logits_CV[rows_C1, ids_CK] = (said_CK.exp() - probs_CK).to(logits_CV.dtype)
-    return loss
+    return loss, seen_C3
 
 
 def _told(ids_CK: Tensor, logps_CK: Tensor) -> tuple[Tensor, Tensor, Tensor]:

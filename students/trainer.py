@@ -5,26 +5,32 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, set_seed
 from transformers.utils import logging as hf_logging
 
-from ..data.errors import NotEnoughData
+from ..data.errors import BadInput, NotEnoughData
+from ..data.rows import Example
 from .batches import IGNORED, Clock, Collator, encode
 from .config import UNTRAINED, StudentRecipe
 from .cut import Larger
 from .lora import adapted
 from .on_policy import Lead, encode_openings, learn_on_policy
 from .preference import Ranked, encode_pairs, learn_preferences
+from .records import FILE, alarms, read_records
 from .sft import Pupil, Show, learn_rows
 from .tokenizer import answer_ids, only_reads, save_tokenizer, turn_end
+from .watchers import check_watchers
 from .weights import Learnt, Source, TrainingRows, first_weights, keep_untrained
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 FINISHED = "trained.json"
 """Written into a student's folder last."""
@@ -48,15 +54,18 @@ def train_student(
         beside: what `preference` and `on_policy` learn from: ranked pairs, or the teacher.
 
     Returns:
-        validation_agreement (0 to 100), validation_loss (nats), parameters, bytes, vocabulary, steps, seconds.
+        validation_agreement (0 to 100), validation_loss (nats), parameters, bytes, vocabulary, steps, planned (steps
+        of all epochs), best (the step whose weights are kept, of a student with patience), alarms, seconds.
 
     Raises:
         NotEnoughData: no row is short enough to train on.
-        BadInput: the method cannot teach such a model.
+        BadInput: patience without a validation side, nothing to report to, a loss that is not finite, or a model that
+            the method cannot teach.
     """
     if (folder / FINISHED).exists():
         known: dict[str, Any] = json.loads((folder / FINISHED).read_text())
         return known
+    check_watchers(student.train.report_to)
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
     started = time.monotonic()
@@ -68,15 +77,21 @@ def train_student(
         keep_untrained(model, tokenizer, folder.parent / UNTRAINED)
     lesson, learn = _lesson(student, rows, tokenizer, begun, beside, work)
     del begun  # training needs the memory
+    held_out = _encoded(student, rows, rows.validation, tokenizer, work / "validation.arrow")
+    if student.train.patience and len(held_out) == 0:
+        raise BadInput(
+            f"train.patience = {student.train.patience}: there are no rows for validation to tell when to end; raise "
+            "split.validation, or remove it"
+        )
     learning = model
     if student.train.lora:
         answers = answer_ids(tokenizer, rows.labels)
         own = [*answers, turn_end(tokenizer)] if student.learns_by("sft") else []
         learning = adapted(model, student.train.lora, own)
-    steps = learn(Pupil(student, rows.labels, tokenizer, model, learning), lesson, work, seed, show)
+    learnt = learn(Pupil(student, rows.labels, tokenizer, model, learning), lesson, held_out, work, seed, show)
     if student.train.lora:
         learning.merge_and_unload()
-    agreement, loss = validate(model, tokenizer, rows, student, work)
+    agreement, loss = validate(model, tokenizer, rows.labels, held_out, student.train.batch)
     model.save_pretrained(folder)
     save_tokenizer(tokenizer, folder)
     result = {
@@ -86,7 +101,8 @@ def train_student(
         "bytes": (folder / "model.safetensors").stat().st_size,
         "vocabulary": len(tokenizer),
         "rows": len(lesson),
-        "steps": steps,
+        **learnt,
+        "alarms": alarms(read_records(folder / FILE)),
         "seconds": round(time.monotonic() - started, 1),
     }
     (folder / FINISHED).write_text(json.dumps(result))
@@ -100,65 +116,67 @@ def _lesson(
     begun: Source | None,
     beside: Sequence[Ranked] | Lead | None,
     work: Path,
-) -> tuple[Any, Callable[..., int]]:
+) -> tuple[Any, Callable[..., dict[str, int | None]]]:
     """What is learnt from, as tokens, and what learns it."""
     longest = student.train.max_length
     if isinstance(beside, Lead):
         return encode_openings(list(rows.train()), tokenizer, beside, longest), partial(learn_on_policy, lead=beside)
     if beside is not None:
         return encode_pairs(beside, tokenizer, longest), learn_preferences
-    encoded = encode(
-        rows.train,
-        tokenizer,
-        rows.labels,
-        soft=bool(rows.labels) and student.train.labels != "hard",
-        max_length=longest,
-        cache=work / "train.arrow",
-        states=begun.states if isinstance(begun, Larger) and rows.only_labels else None,
-        topk=student.learns_by("topk"),
-    )
+    states = begun.states if isinstance(begun, Larger) and rows.only_labels else None
+    encoded = _encoded(student, rows, rows.train, tokenizer, work / "train.arrow", states)
     if len(encoded) == 0:
         raise NotEnoughData(f"train: no row fits into max_length = {longest} tokens; raise train.max_length")
     return encoded, learn_rows
 
 
-def validate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    rows: TrainingRows,
+def _encoded(
     student: StudentRecipe,
-    work: Path,
+    rows: TrainingRows,
+    side: Callable[[], Iterator[Example]],
+    tokenizer: PreTrainedTokenizerFast,
+    cache: Path,
+    states: Callable[[Sequence[str]], list[list[float]]] | None = None,
+) -> Dataset:
+    return encode(
+        side,
+        tokenizer,
+        rows.labels,
+        soft=bool(rows.labels) and student.train.labels != "hard",
+        max_length=student.train.max_length,
+        cache=cache,
+        states=states,
+        topk=student.learns_by("topk"),
+    )
+
+
+def validate(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, labels: Sequence[str], held_out: Dataset, size: int
 ) -> tuple[float, float]:
     """Share of answer tokens (closed labels: of answers) predicted as given, 0 to 100, and the mean loss in nats.
 
     Zero and infinity where the validation side is empty.
+
+    Args:
+        size: rows at a time.
     """
-    held_out = encode(
-        rows.validation,
-        tokenizer,
-        rows.labels,
-        soft=False,
-        max_length=student.train.max_length,
-        cache=work / "validation.arrow",
-        topk=student.learns_by("topk"),
-    )
     if len(held_out) == 0:
         return 0.0, math.inf
-    labels = torch.tensor(answer_ids(tokenizer, rows.labels), device=model.device)
+    known = torch.tensor(answer_ids(tokenizer, labels), device=model.device)
     collate = Collator(tokenizer.pad_token_id, 0, Clock(), None, tokenizer.padding_side)
     chooses = only_reads(tokenizer)
     hits, loss, tokens = 0, 0.0, 0
     model.eval()
     with torch.inference_mode():
-        for start in range(0, len(held_out), student.train.batch):
-            batch = collate(list(held_out.select(range(start, min(start + student.train.batch, len(held_out))))))
-            batch = {name: value.to(model.device) for name, value in batch.items()}
+        for start in range(0, len(held_out), size):
+            batch = collate(list(held_out.select(range(start, min(start + size, len(held_out))))))
+            batch = {name: value.to(model.device) for name, value in batch.items() if name != "probs"}
             targets = batch.pop("targets")
             kept = {} if chooses else {"logits_to_keep": targets.shape[1], "use_cache": False}
             logits = model(**batch, **kept).logits.float()
             logits = logits[:, None] if chooses else logits  # the label is all that is said
-            if rows.labels:  # the label alone, among the labels
-                logits, targets = logits[:, :1, labels], (targets[:, :1, None] == labels).int().argmax(-1)
+            if labels:  # the label alone, among the labels
+                logits, targets = logits[:, :1, known], (targets[:, :1, None] == known).int().argmax(-1)
             counted = targets != IGNORED
             loss += functional.cross_entropy(logits[counted], targets[counted], reduction="sum").item()
             hits += int((logits.argmax(-1) == targets)[counted].sum())
