@@ -8,6 +8,7 @@ directly.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
 
 CHECKPOINTS = 8
 """Checkpoints over a training: what a kill can cost is an eighth of it."""
+
+_WHOLE = "whole"
+"""Beside the files of a checkpoint, written last: how long each of them is."""
 
 _ADDS = (".self_attn.o_proj", ".attn.Wo", ".mlp")
 """What a block adds to its input comes out of these, in Qwen3 and in ModernBERT."""
@@ -262,14 +266,26 @@ class Steps(TrainerCallback):  # type: ignore[misc]
         self._show(state.global_step, state.max_steps, self._records.line if self._records else "")
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "whole").touch()
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        (checkpoint / _WHOLE).write_text(json.dumps(_sizes(checkpoint)))
 
 
 def _last_checkpoint(work: Path) -> str | None:
-    """The newest checkpoint that was written to its end."""
-    whole = [mark.parent for mark in work.glob("checkpoint-*/whole")]
+    """The newest checkpoint of which every file is as long as it was written; a disk may have lost the end of one."""
+    whole = [mark.parent for mark in work.glob(f"checkpoint-*/{_WHOLE}") if _is_whole(mark)]
     newest = max(whole, key=_step, default=None)
     return str(newest) if newest else None
+
+
+def _sizes(checkpoint: Path) -> dict[str, int]:
+    return {file.name: file.stat().st_size for file in sorted(checkpoint.iterdir()) if file.name != _WHOLE}
+
+
+def _is_whole(mark: Path) -> bool:
+    try:
+        return bool(json.loads(mark.read_text()) == _sizes(mark.parent))
+    except ValueError:  # the mark itself was cut short
+        return False
 
 
 def _step(checkpoint: Path) -> int:

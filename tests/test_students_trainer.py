@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -207,7 +206,8 @@ class Killed(BaseException):
 
 
 @pytest.mark.slow
-def test_a_resumed_training_ends_with_the_same_weights(tmp_path: Path):
+@pytest.mark.parametrize("lost", ["nothing", "its mark", "half of its mark", "half of a file", "a file"])
+def test_a_training_goes_on_from_the_last_whole_checkpoint_and_ends_with_the_same_weights(lost, tmp_path):
     student = StudentRecipe(init=Dense(parameters="0.3M", vocabulary=512), train=Train(epochs=4, batch=16))
     given = both(rows(96, soft=True), rows(8, start=96))
     train_student(student, given, tmp_path / "whole", 0, quiet)
@@ -218,36 +218,23 @@ def test_a_resumed_training_ends_with_the_same_weights(tmp_path: Path):
 
     with pytest.raises(Killed):
         train_student(student, given, tmp_path / "cut", 0, die)
+    before, newest = sorted(int(one.name.partition("-")[2]) for one in (tmp_path / "cut/work").glob("checkpoint-*"))
+    checkpoint = tmp_path / f"cut/work/checkpoint-{newest}"
+    spoilt = {
+        "its mark": "whole",
+        "half of its mark": "whole",
+        "half of a file": "optimizer.pt",
+        "a file": "scheduler.pt",
+    }
+    if lost != "nothing":
+        written = (checkpoint / spoilt[lost]).read_bytes()
+        (checkpoint / spoilt[lost]).unlink()
+        if lost.startswith("half"):
+            (checkpoint / spoilt[lost]).write_bytes(written[: len(written) // 2])
     seen: list[int] = []
     train_student(student, given, tmp_path / "cut", 0, lambda step, steps, detail: seen.append(step))
 
-    assert seen[0] > 1, "it began anew instead of going on"
-    whole, cut = (AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in ("whole", "cut"))
-    for name, weight in whole.items():
-        assert torch.equal(weight, cut[name]), name
-
-
-@pytest.mark.slow
-def test_a_checkpoint_that_was_cut_short_is_passed_over(tmp_path: Path):
-    student = StudentRecipe(init=Dense(parameters="0.3M", vocabulary=512), train=Train(epochs=4, batch=16))
-    given = both(rows(96, soft=True), rows(8, start=96))
-    train_student(student, given, tmp_path / "whole", 0, quiet)
-
-    def die(step: int, steps: int, detail: str) -> None:
-        if step == 15:
-            raise Killed
-
-    with pytest.raises(Killed):
-        train_student(student, given, tmp_path / "cut", 0, die)
-    newest = max((tmp_path / "cut" / "work").glob("checkpoint-*"), key=lambda one: int(one.name.partition("-")[2]))
-    (newest / "whole").unlink()
-    for name in ("model.safetensors", "optimizer.pt"):
-        written = (newest / name).read_bytes()
-        (newest / name).write_bytes(written[: len(written) // 2])
-    seen: list[int] = []
-    train_student(student, given, tmp_path / "cut", 0, lambda step, steps, detail: seen.append(step))
-
-    assert 1 < seen[0] <= int(newest.name.partition("-")[2]), "it went on from the one before"
+    assert seen[0] == (newest if lost == "nothing" else before) + 1
     whole, cut = (AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in ("whole", "cut"))
     for name, weight in whole.items():
         assert torch.equal(weight, cut[name]), name
