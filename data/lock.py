@@ -2,7 +2,7 @@
 
 The lock is an object that is created, renewed, taken over and given back by compare-and-swap, so that it works where
 there are no file locks. A holder that was killed leaves it behind; it is taken over at once when the holder's process
-is known to be gone (same machine, same container), else when it expires.
+is known to be gone (same machine, same container), else when it has expired and is not renewed while one looks on.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Lock:
             except FileNotFoundError:
                 continue
             holder = _holder(found)
-            if holder is not None and _alive(holder):
+            if holder is not None and self._alive(holder, found):
                 raise Locked(
                     f"{self.path}: held by process {holder['pid']} on {holder['host']} since {holder['since']}; "
                     "wait for it to end, or stop it: this run loses nothing"
@@ -79,6 +79,28 @@ class Lock:
         if self._thread is not None:
             self._thread.join()
         self.storage.drop(self.path, self._held)
+
+    def _alive(self, holder: dict[str, Any], found: bytes) -> bool:
+        """Whether the holder still works: by its process where that can be seen, else by the expiry.
+
+        Where the expiry is past, or further ahead than any is set, one of the clocks is wrong or the holder is gone:
+        then the lock is watched for as long as two renewals take, because a clock must not decide that two may run.
+        """
+        if (holder["host"], holder["namespace"]) == (socket.gethostname(), _namespace()):
+            started = _started(holder["pid"])
+            if started is not None:
+                return bool(started != _GONE and started == holder["started"])
+        if 0 < holder["expires"] - time.time() <= self.expiry:
+            return True
+        until = time.monotonic() + self.expiry / 2
+        while time.monotonic() < until:
+            time.sleep(min(1.0, self.expiry / 16))
+            try:
+                if self.storage.read(self.path) != found:
+                    return True
+            except FileNotFoundError:
+                return False
+        return False
 
     def check(self) -> None:
         """Raise `Locked` if another run has taken over, so that nothing is finished twice."""
@@ -137,15 +159,6 @@ def _holder(content: bytes) -> dict[str, Any] | None:
         return None
     whole = isinstance(holder, dict) and all(isinstance(holder.get(key), kind) for key, kind in _FIELDS.items())
     return holder if whole else None
-
-
-def _alive(holder: dict[str, Any]) -> bool:
-    """Whether the holder still works: by its process where that can be seen, else by the expiry."""
-    if (holder["host"], holder["namespace"]) == (socket.gethostname(), _namespace()):
-        started = _started(holder["pid"])
-        if started is not None:
-            return bool(started != _GONE and started == holder["started"])
-    return bool(holder["expires"] > time.time())
 
 
 def _namespace() -> str:

@@ -142,7 +142,33 @@ def test_a_lock_of_another_host_is_respected_until_it_expires(tmp_path):
     plant(tmp_path, host="elsewhere", expires=time.time() + 60)
     assert re.match(rf"run/lock\.json: held by process {os.getpid()} on elsewhere since .*; wait", refusal(tmp_path))
     plant(tmp_path, host="elsewhere", expires=time.time() - 1)
-    with Lock(LocalStorage(tmp_path), PATH):
+    with Lock(LocalStorage(tmp_path), PATH, expiry=0.4):
+        assert content(tmp_path)["host"] == socket.gethostname()
+
+
+@pytest.mark.parametrize("ahead", [-3600, 3600])
+def test_a_clock_that_is_wrong_decides_nothing_while_the_lock_is_renewed(ahead, tmp_path):
+    ended = threading.Event()
+
+    plant(tmp_path, host="elsewhere", expires=time.time() + ahead)
+    fields = content(tmp_path)
+
+    def renewed() -> None:
+        while not ended.wait(0.02):
+            mine = {**fields, "expires": time.time() + ahead}
+            LocalStorage(tmp_path).replace(PATH, json.dumps(mine).encode())
+
+    renews = threading.Thread(target=renewed)
+    renews.start()
+    try:
+        with pytest.raises(Locked) as caught, Lock(LocalStorage(tmp_path), PATH, expiry=1):
+            pass
+    finally:
+        ended.set()
+        renews.join()
+
+    assert "on elsewhere since" in str(caught.value)
+    with Lock(LocalStorage(tmp_path), PATH, expiry=0.4):  # nobody renews it any more
         assert content(tmp_path)["host"] == socket.gethostname()
 
 
@@ -222,7 +248,7 @@ def test_a_stalled_run_loses_its_lock_to_another_host_and_leaves_it_alone(tmp_pa
     stalled.send_signal(signal.SIGSTOP)
     held = content(tmp_path)
     (tmp_path / PATH).write_text(json.dumps({**held, "host": "here once", "expires": time.time() - 1}))
-    with Lock(LocalStorage(tmp_path), PATH) as lock:
+    with Lock(LocalStorage(tmp_path), PATH, expiry=0.4) as lock:
         stalled.send_signal(signal.SIGCONT)
         stalled.communicate("", timeout=30)
         assert stalled.returncode == 0
