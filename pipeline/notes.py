@@ -7,7 +7,7 @@ through. It is about places, which are in no fingerprint and in nothing that is 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,15 @@ class Note:
     """What the command line changed in the recipe."""
     stages: dict[str, str]
     """The folder of each, done or not."""
+    finished: dict[str, str] = field(default_factory=dict)
+    """The same of the last run that came to its end: what the next one is compared with."""
 
 
 def read_note(storage: Storage, job: str) -> Note | None:
     """None where the job has none, or one that was not written by this version."""
     try:
         note = json.loads(storage.read(f"{job}/{NOTE}"))
-        return Note(Path(note["recipe"]), note["set"], note["stages"])
+        return Note(Path(note["recipe"]), note["set"], note["stages"], note.get("finished", {}))
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ..data.fingerprint import fingerprint
 from ..data.lock import Lock
 from . import curate, generate
 from .ask import label_values
+from .changes import changed
 from .context import Run, versions
 from .notes import Note, read_note, write_note
 from .stages import Stage, stages
@@ -50,8 +52,11 @@ def run_stages(run: Run, until: str | None = None) -> dict[str, dict[str, Any]]:
     wanted = _needed(placed, until, run.loaded.path)
     manifests = {key: placed[key][1].manifest() for key in wanted}
     done = {key: manifest for key, manifest in manifests.items() if manifest is not None}
-    note = Note(run.loaded.path, run.loaded.overrides, {key: artifact.path for key, (_, artifact) in placed.items()})
-    if len(done) == len(wanted) and read_note(run.storage, run.recipe.name) == note:
+    last = read_note(run.storage, run.recipe.name)
+    ended = last.finished if last else {}
+    folders = {key: artifact.path for key, (_, artifact) in placed.items()}
+    note = Note(run.loaded.path, run.loaded.overrides, folders, ended)
+    if len(done) == len(wanted) and last == note:
         return done
     if len(done) < len(wanted):
         refuse_what_a_later_stage_would(run)
@@ -71,6 +76,11 @@ def run_stages(run: Run, until: str | None = None) -> dict[str, dict[str, Any]]:
             else:
                 run.reporter.say(f"{key}: done before ({artifact.path})")
             finished[key] = manifest
+            if key == "curate":
+                _tell_what_changed(run, ended, artifact)
+        write_note(
+            run.storage, run.recipe.name, replace(note, finished=ended | {key: folders[key] for key in finished})
+        )
         told = told or _tell_of_a_changed_recipe(run)
     return finished
 
@@ -141,6 +151,16 @@ def _tell(run: Run, key: str, manifest: Mapping[str, Any]) -> None:
     run.reporter.say("; ".join(said))
     fields = {name: manifest[name] for name in ("fingerprint", "rows", "spend", "seconds")}
     run.reporter.event("stage", stage=key, state="finished", **fields)
+
+
+def _tell_what_changed(run: Run, ended: Mapping[str, str], curated: Artifact) -> None:
+    """Since the last run, where there was one."""
+    if "curate" not in ended:
+        return
+    change = changed(run, Artifact(run.storage, "curate", ended["curate"].rpartition("-")[2]), curated)
+    if change is not None:
+        run.reporter.say(f"since the last run: {change.line()}")
+        run.reporter.event("changed", **change.as_json())
 
 
 def _needed(placed: Mapping[str, tuple[Stage, Artifact]], until: str | None, recipe: Path) -> Sequence[str]:

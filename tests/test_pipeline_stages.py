@@ -186,6 +186,32 @@ def test_one_percent_more_inputs_ask_for_one_percent_more(tmp_path):
     assert len(old - new) == 1  # the shard that the new row went to
 
 
+def test_of_grown_inputs_it_is_said_what_changed_since_the_last_run_even_after_a_kill(tmp_path, capsys):
+    price = {"price": {"input": 1000, "output": 0}}
+    with Endpoint(then=labels) as endpoint:
+        made = job(tmp_path, endpoint, TEXTS[:100], curate={"duplicates": {"near": None}})
+        made.fields["teachers"]["lead"] |= price
+        made.run("curate")
+        assert "since the last run" not in capsys.readouterr().err, "there was none"
+        made.write("pool.jsonl", [*TEXTS[10:100], *(f"parcel {n} of mine is lost" for n in range(20))])
+        made.run("label")  # and is killed here
+        capsys.readouterr()
+        manifest = made.run("curate")
+    said = capsys.readouterr().err
+    before, now = (
+        Counter(team(text) for text in texts)
+        for texts in (TEXTS[:100], [*TEXTS[10:100], *(f"parcel {n} of mine is lost" for n in range(20))])
+    )
+    moved = {label: now[label] / 110 - before[label] / 100 for label in LABELS}
+    first = max(LABELS, key=lambda label: abs(moved[label]))
+
+    assert manifest["rows"]["accepted"] == 110
+    assert "since the last run: 110 rows, 100 before: 20 new, 10 gone; 90 of 90 rows in both have the same" in said
+    assert f"labels {first} {100 * now[first] / 110:.1f}% ({100 * moved[first]:+.1f})" in said
+    made.run("curate")
+    assert "since the last run" not in capsys.readouterr().err, "nothing is new"
+
+
 def test_rows_are_the_same_bytes_whatever_the_concurrency(tmp_path):
     jitter = random.Random(0)
 
