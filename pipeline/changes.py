@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..data.artifact import Artifact
+from ..data.storage import Storage
 from .context import Run
 
 _TOLD = 3
@@ -30,6 +31,11 @@ class Change:
     usd: float
     """Of the run that brought them."""
 
+    @property
+    def rows(self) -> int:
+        """How many are not what they were."""
+        return self.new + self.gone + self.relabelled
+
     def line(self) -> str:
         """For a terminal."""
         both = self.now - self.new
@@ -44,6 +50,22 @@ class Change:
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def learnt_from(storage: Storage, trained: str) -> str | None:
+    """The folder of the curated rows that a student was trained on; None of what is no finished student."""
+    stage, _, made = trained.rpartition("/")[2].rpartition("-")
+    manifest = Artifact(storage, stage, made).manifest() if stage == "train" else None
+    return None if manifest is None else Artifact(storage, "curate", manifest["inputs"]["curate"]).path
+
+
+def still_good(run: Run, trained: str, curated: Artifact, when: int) -> bool:
+    """Whether fewer rows than ``when`` are others than those that a student learnt from."""
+    rows = learnt_from(run.storage, trained)
+    if rows is None or curated.manifest() is None:
+        return False
+    change = changed(run, Artifact(run.storage, "curate", rows.rpartition("-")[2]), curated)
+    return change is not None and change.rows < when
 
 
 def changed(run: Run, before: Artifact, now: Artifact) -> Change | None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass
+from functools import partial
 
 from ..data.errors import BadInput
 from ..data.storage import Storage, holds
+from .changes import learnt_from
 from .notes import NOTE, jobs, read_note
 
 _DAY = 86_400.0
@@ -51,7 +53,7 @@ def leftovers(storage: Storage) -> list[Leftover]:
 
 
 def in_use(storage: Storage) -> set[str]:
-    """Folders that some job's last run names.
+    """Folders that some job's last run names, and the rows that its students were trained on.
 
     Raises:
         BadInput: one has not noted its stages, so that what it needs is not known.
@@ -63,6 +65,7 @@ def in_use(storage: Storage) -> set[str]:
             where = storage.place(job)
             raise BadInput(f"{where}: has no {NOTE}, so what it needs is not known; run that job again")
         used.update(note.stages.values())
+        used.update(path for path in map(partial(learnt_from, storage), note.stages.values()) if path)
     return used
 
 

@@ -21,7 +21,7 @@ from ..data.fingerprint import fingerprint
 from ..data.lock import Lock
 from . import curate, generate
 from .ask import label_values
-from .changes import changed
+from .changes import changed, still_good
 from .context import Run, versions
 from .notes import Note, read_note, write_note
 from .stages import Stage, stages
@@ -30,6 +30,7 @@ from .stages import Stage, stages
 def artifacts(run: Run) -> dict[str, tuple[Stage, Artifact]]:
     """Every stage of the run with its place, finished or not."""
     placed: dict[str, tuple[Stage, Artifact]] = {}
+    last = read_note(run.storage, run.recipe.name)
     for stage in stages(run):
         identity = {
             "stage": stage.name,
@@ -37,8 +38,25 @@ def artifacts(run: Run) -> dict[str, tuple[Stage, Artifact]]:
             "made_from": stage.made_from,
             "inputs": [placed[key][1].fingerprint for key in stage.inputs],
         }
-        placed[stage.key] = (stage, Artifact(run.storage, stage.name, fingerprint(identity)))
+        artifact = Artifact(run.storage, stage.name, fingerprint(identity))
+        kept = _kept(run, stage, last.finished.get(stage.key) if last else None, placed)
+        placed[stage.key] = (stage, kept or artifact)
     return placed
+
+
+def _kept(run: Run, stage: Stage, trained: str | None, placed: Mapping[str, tuple[Stage, Artifact]]) -> Artifact | None:
+    """The student of the last run, where `train.when` says that it will do."""
+    name, _, student = stage.key.partition(":")
+    if name != "train" or trained is None or (when := run.recipe.students[student].train.when) == 1:
+        return None
+    artifact = Artifact(run.storage, "train", trained.rpartition("-")[2])
+    manifest = artifact.manifest() or {}
+    alike = all(manifest.get(name) == _as_json(getattr(stage, name)) for name in ("version", "made_from"))
+    return artifact if alike and still_good(run, trained, placed["curate"][1], when) else None
+
+
+def _as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value))
 
 
 def run_stages(run: Run, until: str | None = None) -> dict[str, dict[str, Any]]:
@@ -74,10 +92,16 @@ def run_stages(run: Run, until: str | None = None) -> dict[str, dict[str, Any]]:
                 manifest = _finish(run, lock, stage, artifact, placed)
                 _tell(run, key, manifest)
             else:
-                run.reporter.say(f"{key}: done before ({artifact.path})")
+                few = stage.name == "train" and manifest["inputs"]["curate"] != placed["curate"][1].fingerprint
+                why = "too few rows are others for train.when, " if few else ""
+                run.reporter.say(f"{key}: done before ({why}{artifact.path})")
             finished[key] = manifest
             if key == "curate":
                 _tell_what_changed(run, ended, artifact)
+                placed = artifacts(run)  # whether a student will do is known now
+                folders = {key: artifact.path for key, (_, artifact) in placed.items()}
+                note = replace(note, stages=folders)
+                write_note(run.storage, run.recipe.name, note)
         write_note(
             run.storage, run.recipe.name, replace(note, finished=ended | {key: folders[key] for key in finished})
         )
@@ -131,7 +155,7 @@ def _finish(
         "cores": os.cpu_count(),
     }
     artifact.finish(manifest)
-    return json.loads(json.dumps(manifest))  # type: ignore[no-any-return]
+    return _as_json(manifest)  # type: ignore[no-any-return]
 
 
 def _tell(run: Run, key: str, manifest: Mapping[str, Any]) -> None:

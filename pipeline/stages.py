@@ -198,7 +198,7 @@ def _curating(run: Run) -> dict[str, Any]:
 def _learning(run: Run, name: str) -> dict[str, Any]:
     """What a student is made from, beside the rows."""
     student = run.recipe.students[name]
-    learnt = student.model_dump(exclude={"control": True, "train": {"report_to"}})
+    learnt = student.model_dump(exclude={"control": True, "train": {"report_to", "when"}})
     made_from = {"student": learnt, "labels": list(run.recipe.labels)}
     if isinstance(student.init, Layers):
         made_from["cut_from"] = run.teacher_identity(student.init.teacher)

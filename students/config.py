@@ -332,6 +332,9 @@ class Train(Recipe):
     report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field([])
     """Who is told how it goes, beside `health.jsonl`; changes nothing of the student."""
 
+    when: int = Field(1, ge=1)
+    """Rows that are new, gone or labelled otherwise before a student that is there already is trained anew."""
+
     seeds: list[int] = Field([0], min_length=1)
     """One student is trained for each; the one that does best on the validation side is kept."""
 
