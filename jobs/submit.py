@@ -88,6 +88,7 @@ def submit(
     """Run a recipe as a job on a Ray cluster; submitted again while it runs, follow it. Ends with the run's code."""
     from ..pipeline.progress import Reporter
     from ..pipeline.recipe import load_recipe
+    from .follow import follow
     from .server import JobServer
 
     loaded = load_recipe(recipe, how["overrides"])
@@ -98,11 +99,20 @@ def submit(
     order = Order(loaded, _shared(root, loaded), variables=_values(names), **how)
     _say_what_is_missing(order, reporter)
     server = JobServer(address)
-    job = _sent(server, order, name, reporter)
-    if detach:
-        reporter.say(f"job {job}: {_how_to(recipe, server, 'the same command follows it')}")
-        return 0
-    return _followed(server, job, recipe, reporter, events)
+    job, new = _sent(server, order, name)
+    try:
+        said = f"submitted to {server.address}" if new else f"runs already on {server.address}; following it"
+        reporter.say(f"job {job}: {said}")
+        reporter.event("job", id=job, state="submitted" if new else "running", address=server.address)
+        if detach:
+            reporter.say(f"job {job}: {_how_to(recipe, server, 'the same command follows it')}")
+            return 0
+        code = follow(server, job, reporter, events)
+    except KeyboardInterrupt:
+        raise Stopped(f"job {job} goes on: {_how_to(recipe, server, 'the same command follows it again')}") from None
+    reporter.say(f"job {job}: ended with exit code {code}")
+    reporter.event("job", id=job, state="ended", exit_code=code)
+    return code
 
 
 def _shared(root: str | None, loaded: LoadedRecipe) -> str:
@@ -137,8 +147,8 @@ def _say_what_is_missing(order: Order, reporter: Reporter) -> None:
         reporter.say(f"{place} has to be there on the cluster's nodes")
 
 
-def _sent(server: JobServer, order: Order, name: str | None, reporter: Reporter) -> str:
-    """The id of the job that runs this order: the one that runs it already, or a new one."""
+def _sent(server: JobServer, order: Order, name: str | None) -> tuple[str, bool]:
+    """The id of the job that runs this order, and whether it is a new one or runs it already."""
     from ..data.fingerprint import fingerprint
     from ..pipeline.recipe import NAME
     from .shipment import pack_code, pack_recipe
@@ -160,25 +170,9 @@ def _sent(server: JobServer, order: Order, name: str | None, reporter: Reporter)
                     sent["py_modules"] = [str(pack_code(Path(scratch) / "code"))]
                 metadata = {"recipe": order.loaded.recipe.name, "root": order.root}
                 if server.start(job, order.entrypoint(parcel.recipe), sent, metadata):
-                    reporter.say(f"job {job}: submitted to {server.address}")
-                    reporter.event("job", id=job, state="submitted", address=server.address)
-                    return job
-            reporter.say(f"job {job}: runs already on {server.address}; following it")
-            reporter.event("job", id=job, state="running", address=server.address)
-            return job
+                    return job, True
+            return job, False
     raise AssertionError("counts on for ever")
-
-
-def _followed(server: JobServer, job: str, recipe: Path, reporter: Reporter, events: bool) -> int:
-    from .follow import follow
-
-    try:
-        code = follow(server, job, reporter, events)
-    except KeyboardInterrupt:
-        raise Stopped(f"job {job} goes on: {_how_to(recipe, server, 'the same command follows it again')}") from None
-    reporter.say(f"job {job}: ended with exit code {code}")
-    reporter.event("job", id=job, state="ended", exit_code=code)
-    return code
 
 
 def _how_to(recipe: Path, server: JobServer, follow: str) -> str:
