@@ -8,8 +8,7 @@ nothing. An answer that the task cannot use loses to one that it can, and nobody
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -67,45 +66,24 @@ def rank(run: Run, student: StudentRecipe, rows: Iterator[Example], folder: Path
         BudgetReached: the cap allows no further request; what was asked is in the ledger.
         TeacherUnreachable: nothing can be ranked now.
     """
-    from ..students.preference import Ranked
-
     method = student.train.method[0]
     assert isinstance(method, Preference)
     judge = method.teacher or run.recipe.teacher_of("label")
     said = _answers(run, student, method, rows, folder, work / "answered.jsonl")
-    counts = Counter(asked=len(said), alike=0, unusable=0, undecided=0, ranked=0)
-    pairs: list[Ranked] = []
-    close: list[tuple[Pair, Pair]] = []
-    for text, one, other in said:
-        if not one.usable and not other.usable:
-            counts["unusable"] += 1
-        elif one.usable != other.usable:
-            better, worse = (one, other) if one.usable else (other, one)
-            pairs.append(Ranked(text, better.text, worse.text))
-        elif fold(one.text) == fold(other.text):
-            counts["alike"] += 1
-        else:
-            name = row_id("preference", text, one.text, other.text)
-            there = Pair(name, text, one.text, other.text)
-            close.append((there, Pair(row_id(name, "back"), text, other.text, one.text)))
-    verdicts: dict[str, Any] = {}
-
-    def keep(pair: Pair, verdict: Any) -> None:
-        verdicts[pair.id] = verdict
-
-    both = [pair for contest in close for pair in contest]
-    ask_all(run, AskJudge(judge), partial(iter, both), len(both), keep, title="rank answers")
-    for there, back in close:
-        match verdicts[there.id], verdicts[back.id]:
-            case ("first", "second"):
-                pairs.append(Ranked(there.input, there.first, there.second))
-            case ("second", "first"):
-                pairs.append(Ranked(there.input, there.second, there.first))
-            case _:
-                counts["undecided"] += 1
-    counts["ranked"] = len(pairs)
+    by_form = [pair for each in said if (pair := _better_form(*each))]
+    contests = [_contest(text, one.text, other.text) for text, one, other in said if _differ(one, other)]
+    verdicts = _verdicts(run, judge, contests)
+    judged = [pair for contest in contests if (pair := _winner(contest, verdicts))]
+    pairs, unusable = by_form + judged, sum(not (one.usable or other.usable) for _, one, other in said)
+    counts = {
+        "asked": len(said),
+        "alike": len(said) - unusable - len(by_form) - len(contests),
+        "unusable": unusable,
+        "undecided": len(contests) - len(judged),
+        "ranked": len(pairs),
+    }
     run.reporter.say(
-        f"  preference: {len(said)} inputs answered twice, {counts['alike']} alike; of {len(close)} pairs that "
+        f"  preference: {len(said)} inputs answered twice, {counts['alike']} alike; of {len(contests)} pairs that "
         f"'{judge}' read in both orders {counts['undecided']} had no winner; {len(pairs)} teach"
     )
     if not pairs:
@@ -113,7 +91,51 @@ def rank(run: Run, student: StudentRecipe, rows: Iterator[Example], folder: Path
             f"train: preference has nothing to learn from: of {len(said)} inputs answered twice none has a better "
             "answer; raise train.method.temperature or rows, or remove preference"
         )
-    return Ranking(sorted(pairs, key=lambda pair: row_id(pair.input, pair.chosen)), dict(counts))
+    return Ranking(sorted(pairs, key=lambda pair: row_id(pair.input, pair.chosen)), counts)
+
+
+def _better_form(text: str, one: _Said, other: _Said) -> Ranked | None:
+    """The pair, where one answer alone is of the task's form."""
+    from ..students.preference import Ranked
+
+    if one.usable == other.usable:
+        return None
+    better, worse = (one, other) if one.usable else (other, one)
+    return Ranked(text, better.text, worse.text)
+
+
+def _differ(one: _Said, other: _Said) -> bool:
+    return one.usable and other.usable and fold(one.text) != fold(other.text)
+
+
+def _contest(text: str, one: str, other: str) -> tuple[Pair, Pair]:
+    """Two answers in both orders."""
+    name = row_id("preference", text, one, other)
+    return Pair(name, text, one, other), Pair(row_id(name, "back"), text, other, one)
+
+
+def _verdicts(run: Run, judge: str, contests: Sequence[tuple[Pair, Pair]]) -> dict[str, Any]:
+    said: dict[str, Any] = {}
+
+    def keep(pair: Pair, verdict: Any) -> None:
+        said[pair.id] = verdict
+
+    both = [pair for contest in contests for pair in contest]
+    ask_all(run, AskJudge(judge), partial(iter, both), len(both), keep, title="rank answers")
+    return said
+
+
+def _winner(contest: tuple[Pair, Pair], verdicts: Mapping[str, Any]) -> Ranked | None:
+    """The answer that is better in both orders, with the other."""
+    from ..students.preference import Ranked
+
+    there, back = contest
+    match verdicts[there.id], verdicts[back.id]:
+        case ("first", "second"):
+            return Ranked(there.input, there.first, there.second)
+        case ("second", "first"):
+            return Ranked(there.input, there.second, there.first)
+    return None
 
 
 def _answers(
