@@ -66,8 +66,9 @@ class Ledger:
         """Handed in, and in no segment yet; several threads take from it."""
         self._fresh: dict[str, Record] = {}
         """What is durable and not in the index yet."""
-        self._fault: UnderstudyError | None = None
-        """Why the index could not take a group whose answers are durable; raised at the next append."""
+        self._fault: BaseException | None = None
+        """Why a group that nobody waits for was not written, or one that is durable not indexed; raised at the next
+        append."""
         self._flusher: asyncio.Task[None] | None = None
         self._full = asyncio.Event()
         self.catch_up()
@@ -110,7 +111,8 @@ class Ledger:
 
     def flush(self) -> None:
         """Write what waits; then all that was handed in is durable. May be called in any thread."""
-        self._commit()
+        if error := self._commit():
+            raise error
 
     def records(self, *, damaged: bool = False) -> Iterator[Record]:
         """Every sound record, oldest segment first.
@@ -230,12 +232,10 @@ class Ledger:
         try:
             while self._waiting:
                 await self._gathered(full)
-                try:
-                    await asyncio.to_thread(self._commit)
-                except UnderstudyError as error:  # whoever waits was told
-                    if not self.storage.group.waits:  # told at the next append, and tried again when this is closed
-                        self._fault = error
-                        return
+                error = await asyncio.to_thread(self._commit)
+                if error and not self.storage.group.waits:  # what could not be written is tried again by close()
+                    self._fault = error
+                    return
         except BaseException as error:  # nobody may wait for ever; what was not written yet, close() writes
             _settle(list(self._waiting), error)
             if isinstance(error, asyncio.CancelledError):
@@ -251,20 +251,25 @@ class Ledger:
             await asyncio.wait_for(full.wait(), group.seconds)
         full.clear()
 
-    def _commit(self) -> None:
+    def _commit(self) -> BaseException | None:
         """Write, sync and index what waits: in a thread, because no cancellation may come between the three.
 
         It is taken under the lock, so that whoever returns from here knows that all before him is durable too.
+
+        Returns:
+            What went wrong, of which whoever waited for this group was told. It is no exception here, because those
+            who hand in a record after this group must not be told of it.
         """
         with self._writing:
             if not (group := [self._waiting.popleft() for _ in range(len(self._waiting))]):
-                return
+                return None
             try:
                 self._write(group)
             except BaseException as error:
                 self._leave_segment()  # how far it goes is not known; the next ledger reads on from where it is indexed
                 _tell(group, error)
-                raise
+                return error
+        return None
 
     def _write(self, group: Sequence[_Waiting]) -> None:
         try:

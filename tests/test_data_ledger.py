@@ -249,6 +249,31 @@ def test_whatever_breaks_in_the_writing_thread_reaches_who_waits_and_ends_nothin
     assert ledger.find(record(9).key) == record(9)
 
 
+def test_a_record_handed_in_just_after_a_group_failed_is_told_nothing_of_it(tmp_path, monkeypatch):
+    """Whoever waited is told first, and hands in the next record before the event loop hears that the thread ended."""
+    storage = Counting(tmp_path)
+    ledger = opened(storage)
+    storage.errors = [MemoryError("no memory")]
+    in_a_thread = asyncio.to_thread
+
+    async def heard_late(call):
+        try:
+            return await in_a_thread(call)
+        finally:
+            await asyncio.sleep(0.1)
+
+    monkeypatch.setattr(asyncio, "to_thread", heard_late)
+
+    async def race() -> None:
+        async with asyncio.timeout(30):
+            with pytest.raises(MemoryError):
+                await ledger.append(record(1))
+            await ledger.append(record(9))
+
+    asyncio.run(race())
+    assert ledger.find(record(9).key) == record(9)
+
+
 def test_a_disk_too_full_for_the_index_is_one_line_and_loses_no_record(tmp_path):
     """The group is on disk by then: the next ledger must find it, and so must not be told that it was indexed."""
     code = (
