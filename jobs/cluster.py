@@ -19,18 +19,21 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..data.errors import BadInput, BudgetReached, TeacherUnreachable, UnderstudyError
 from ..data.rows import Failed
 from ..data.storage import open_storage
 from ..pipeline.context import Run
-from ..pipeline.executor import Asking
+from ..pipeline.executor import Asking, Learning
 from ..pipeline.progress import Reporter, Tracker
 from ..pipeline.recipe import LoadedRecipe
 from ..teachers.limits import EvenPace
 from ..teachers.openai import OpenAIRecipe
 from ..teachers.recorded import Spend
+
+if TYPE_CHECKING:
+    from ..students.sft import Show
 
 Item = TypeVar("Item")
 
@@ -132,6 +135,9 @@ class RayExecutor:
         size = max(1, min(256, run.window(name) * 2 // 3))
         _Filling(run, asking, items, size, self._hands[name], tracker).all()
         run.ledger.catch_up()
+
+    def learn(self, run: Run, learning: Learning, show: Show) -> dict[str, Any]:
+        return learning(run, show)
 
     def close(self) -> None:
         if not self._hands:

@@ -13,8 +13,8 @@ have these right is too small, or does not see what decides. Of 256 messages of 
 from __future__ import annotations
 
 import math
-import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from ..students.config import UNTRAINED, StudentRecipe
 from .context import Run
 from .examples import read_examples, sample_rows
 from .outcome import Outcome
-from .train import clear, train_one
+from .train import all_rows, clear, train_one
 
 if TYPE_CHECKING:
     from ..students.weights import TrainingRows
@@ -48,34 +48,30 @@ STEPS = 300
 def curve(run: Run, artifact: Artifact, curated: Artifact) -> Outcome:
     """Train every part into `rows-<n>`, and the probe into `probe`; what is finished is not trained again."""
     run.rest()
-    order = part_order(read_examples(curated, "train"))
-    sizes = part_sizes(len(order))
-    parts = [_learn_part(run, artifact, curated, order, size) for size in sizes]
+    there = sum(1 for _ in read_examples(curated, "train"))
+    sizes = part_sizes(there)
+    parts = [_learn_part(run, artifact, curated, there, size) for size in sizes]
     probe = _learn_by_heart(run, artifact, curated)
     clear(artifact)
-    shutil.rmtree(artifact.folder / UNTRAINED, ignore_errors=True)  # that of the train stage is the one that counts
+    artifact.storage.delete(f"{artifact.path}/{UNTRAINED}")  # that of the train stage is the one that counts
     return Outcome(
         summary={
-            "rows": len(order),
+            "rows": there,
             "validation_rows": sum(1 for _ in read_examples(curated, "validation")),
             "parts": parts,
-            "skipped": [size for share in PARTS if (size := len(order) // share) not in sizes],
+            "skipped": [size for share in PARTS if (size := there // share) not in sizes],
             "probe": probe,
         }
     )
 
 
-def _learn_part(run: Run, artifact: Artifact, curated: Artifact, order: dict[str, int], size: int) -> dict[str, Any]:
-    """The judged student on the first rows of the order."""
+def _learn_part(run: Run, artifact: Artifact, curated: Artifact, there: int, size: int) -> dict[str, Any]:
+    """The judged student on the first rows of the order, of all that are there."""
     name, student = _judged(run)
-
-    def part() -> Iterator[Example]:
-        return (row for row in read_examples(curated, "train") if order[row.id] < size)
-
-    rows = _rows(run, curated, part, partial(read_examples, curated, "validation"))
-    folder = f"rows-{size}"
-    learner = long_enough(student, size, min(STEPS, steps(student, len(order))))
-    result = train_one(run, learner, rows, artifact.folder / folder, student.train.seeds[0], f"learn {size} rows")
+    reads, folder = partial(_part, curated.fingerprint, size), f"rows-{size}"
+    learner = long_enough(student, size, min(STEPS, steps(student, there)))
+    seed = student.train.seeds[0]
+    result = train_one(run, learner, reads, f"{artifact.path}/{folder}", seed, f"learn {size} rows")
     run.reporter.say(f"  {size} rows: validation {result['validation_agreement']:.1f}, {result['seconds']:.0f} s")
     return {**result, "rows": size, "folder": folder, "column": f"{name}/{folder}"}
 
@@ -83,13 +79,12 @@ def _learn_part(run: Run, artifact: Artifact, curated: Artifact, order: dict[str
 def _learn_by_heart(run: Run, artifact: Artifact, curated: Artifact) -> dict[str, Any]:
     """The share of few rows that the student has right when it has seen nothing else."""
     _, student = _judged(run)
-    few = sample_rows(read_examples(curated, "train"), PROBE)
-    rows = _rows(run, curated, partial(iter, few), partial(iter, few))
-    seed = student.train.seeds[0]
-    result = train_one(run, unhindered(student, len(few)), rows, artifact.folder / "probe", seed, "learn by heart")
+    few = len(sample_rows(read_examples(curated, "train"), PROBE))
+    reads, seed = partial(_few, curated.fingerprint), student.train.seeds[0]
+    result = train_one(run, unhindered(student, few), reads, f"{artifact.path}/probe", seed, "learn by heart")
     fitted = result["validation_agreement"]
-    run.reporter.say(f"  {len(few)} rows by heart: {fitted:.1f}, {result['seconds']:.0f} s")
-    return {"rows": len(few), "fitted": fitted, "steps": result["steps"], "seconds": result["seconds"]}
+    run.reporter.say(f"  {few} rows by heart: {fitted:.1f}, {result['seconds']:.0f} s")
+    return {"rows": few, "fitted": fitted, "steps": result["steps"], "seconds": result["seconds"]}
 
 
 def _judged(run: Run) -> tuple[str, StudentRecipe]:
@@ -99,13 +94,18 @@ def _judged(run: Run) -> tuple[str, StudentRecipe]:
     return name, student.model_copy(update={"train": student.train.model_copy(update={"report_to": []})})
 
 
-def _rows(
-    run: Run, curated: Artifact, train: Callable[[], Iterator[Example]], validation: Callable[[], Iterator[Example]]
-) -> TrainingRows:
-    from ..students.weights import TrainingRows
+def _part(curated: str, size: int, run: Run) -> TrainingRows:
+    """The first rows of the order, so many."""
+    rows = all_rows(curated, run)
+    order = part_order(rows.train())
+    return replace(rows, train=lambda: (row for row in rows.train() if order[row.id] < size), vocabulary=rows.train)
 
-    everything = partial(read_examples, curated, "train")
-    return TrainingRows(train, validation, tuple(run.recipe.labels), vocabulary=everything)
+
+def _few(curated: str, run: Run) -> TrainingRows:
+    """The rows that are learnt by heart, on both sides."""
+    rows = all_rows(curated, run)
+    few = sample_rows(rows.train(), PROBE)
+    return replace(rows, train=partial(iter, few), validation=partial(iter, few), vocabulary=rows.train)
 
 
 def part_sizes(rows: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Where a stage's questions are asked: in this process, or wherever an executor from `jobs` puts them.
+"""Where a stage's questions are asked and students learn: here, or wherever an executor from `jobs` puts the work.
 
 A stage asks in two passes. The first fills the ledger, anywhere and in whatever order answers come; the second walks
 the items in their own order and finds every answer there. That is what makes the rows equal on any number of workers,
@@ -15,6 +15,7 @@ from .ask import for_each
 from .progress import Tracker
 
 if TYPE_CHECKING:
+    from ..students.sft import Show
     from .context import Run
 
 Item_contra = TypeVar("Item_contra", contravariant=True)
@@ -35,8 +36,21 @@ class Asking(Protocol[Item_contra, Said_co]):
         ...
 
 
+class Learning(Protocol):
+    """How one method of a student is learnt: small and picklable, because it travels to where the learning is done."""
+
+    @property
+    def path(self) -> str:
+        """The student's folder, below the run's root; what it says of itself in the end is in its `trained.json`."""
+        ...
+
+    def __call__(self, run: Run, show: Show) -> dict[str, Any]:
+        """Learn in this process; goes on where an earlier call stopped."""
+        ...
+
+
 class Executor(Protocol):
-    """Does the first pass."""
+    """Does the first pass, and has students learn."""
 
     def fill(self, run: Run, asking: Asking[Item, Any], items: Iterable[Item], tracker: Tracker) -> None:
         """Ask for every item, in any order; then the ledger has each answer and the run's teacher knows each failure.
@@ -47,13 +61,17 @@ class Executor(Protocol):
         """
         ...
 
+    def learn(self, run: Run, learning: Learning, show: Show) -> dict[str, Any]:
+        """Learn to the end; returns what the student's training says of itself."""
+        ...
+
     def close(self) -> None:
         """Give back processes and connections."""
         ...
 
 
 class LocalExecutor:
-    """Asks from this process, in one sliding window."""
+    """Asks from this process, in one sliding window, and learns in it."""
 
     def fill(self, run: Run, asking: Asking[Item, Any], items: Iterable[Item], tracker: Tracker) -> None:
         name = asking.teacher(run)
@@ -65,6 +83,9 @@ class LocalExecutor:
 
         run_loop(for_each(items, ask, run.window(name)))
         run.ledger.flush()
+
+    def learn(self, run: Run, learning: Learning, show: Show) -> dict[str, Any]:
+        return learning(run, show)
 
     def close(self) -> None:
         """Nothing to give back."""

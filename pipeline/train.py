@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from ..data.artifact import Artifact
@@ -21,6 +21,7 @@ from ..teachers.transformers import TransformersTeacher, find_model
 from .ask import label_values
 from .context import Run
 from .examples import read_examples
+from .executor import LocalExecutor
 from .outcome import Outcome
 from .preference import rank
 from .tokens import differing
@@ -30,9 +31,13 @@ if TYPE_CHECKING:
     from ..students.hub import Pretrained
     from ..students.on_policy import Lead
     from ..students.preference import Ranked
-    from ..students.weights import Learnt, Source, TrainingRows
+    from ..students.sft import Show
+    from ..students.weights import Source, TrainingRows
 
 VERSION = 3
+
+Reads = Callable[[Run], "TrainingRows"]
+"""What finds a student's rows by way of any run on the same root; it travels to where the learning is done."""
 
 
 def train(run: Run, artifact: Artifact, curated: Artifact, name: str) -> Outcome:
@@ -43,16 +48,11 @@ def train(run: Run, artifact: Artifact, curated: Artifact, name: str) -> Outcome
     Raises:
         BadInput: the recipe asks for what the rows, the teacher or this machine do not have.
     """
-    from ..students.weights import TrainingRows
-
     run.rest()  # an engine of the teacher's would keep the memory that training needs
     refuse_what_does_not_fit(run, name)
     student = run.recipe.students[name]
-    rows = TrainingRows(
-        train=lambda: read_examples(curated, "train"),
-        validation=lambda: read_examples(curated, "validation"),
-        labels=tuple(run.recipe.labels),
-    )
+    reads = partial(all_rows, curated.fingerprint)
+    rows = reads(run)
     if rows.labels:
         _tell_of_one_label(run, rows.train())
     if student.train.labels == "soft" and not any(_soft(rows.train())):
@@ -66,7 +66,7 @@ def train(run: Run, artifact: Artifact, curated: Artifact, name: str) -> Outcome
     validated = next(rows.validation(), None) is not None
     trained: list[dict[str, Any]] = []
     for seed in student.train.seeds:
-        result = train_one(run, student, rows, artifact.folder / f"seed-{seed}", seed, f"train {name}")
+        result = train_one(run, student, reads, f"{artifact.path}/seed-{seed}", seed, f"train {name}")
         agreed = f"validation {result['validation_agreement']:.1f}" if validated else "no rows for validation"
         said = [agreed, f"{result['parameters']:,} parameters", f"{result['seconds']:.0f} s"]
         if result["best"] is not None:
@@ -78,28 +78,41 @@ def train(run: Run, artifact: Artifact, curated: Artifact, name: str) -> Outcome
     return Outcome(summary={"seeds": trained, "chosen": chosen["seed"]})
 
 
-def train_one(
-    run: Run, student: StudentRecipe, rows: TrainingRows, folder: Path, seed: int, title: str
-) -> dict[str, Any]:
+def all_rows(curated: str, run: Run) -> TrainingRows:
+    """The rows that curation left, whose fingerprint it is."""
+    from ..students.weights import TrainingRows
+
+    artifact = Artifact(run.storage, "curate", curated)
+    return TrainingRows(
+        train=lambda: read_examples(artifact, "train"),
+        validation=lambda: read_examples(artifact, "validation"),
+        labels=tuple(run.recipe.labels),
+    )
+
+
+def train_one(run: Run, student: StudentRecipe, rows: Reads, path: str, seed: int, title: str) -> dict[str, Any]:
     """One training, method after method, shown while it goes on.
+
+    Args:
+        path: of the student's folder, below the run's root.
 
     Returns:
         What `train_student` says of the last method, without infinities, with the seconds of all; and under `methods`
         what it says of each, where there are several.
     """
-    phases, source = student.phases(), _loads_source(run, student)
+    phases = student.phases()
     learnt: list[dict[str, Any]] = []
-    before = folder
+    before: str | None = None
     for place, phase in enumerate(phases):
         method = phase.train.method[0].kind
         last = place + 1 == len(phases)
-        into = folder if last else folder / "work" / f"{place}-{method}"
-        beside, told = _beside(run, phase, rows, before, into)
-        called = title if len(phases) == 1 else f"{title}: {method}"
-        learnt.append({**_learn(run, phase, rows, into, seed, called, source, beside), **told})
-        source, before = partial(_learnt, into), into
-        if not last and (into / FILE).exists():
-            shutil.copyfile(into / FILE, folder / f"health-{place}-{method}.jsonl")  # `work` is removed
+        into = path if last else f"{path}/work/{place}-{method}"
+        beside, told = _beside(run, phase, rows, before or path, into)
+        learning = LearnMethod(phase, rows, into, seed, before, beside)
+        learnt.append({**_learn(run, learning, title if len(phases) == 1 else f"{title}: {method}"), **told})
+        before = into
+        if not last and (record := run.storage.fetch(into) / FILE).exists():
+            shutil.copyfile(record, run.storage.local(path) / f"health-{place}-{method}.jsonl")  # `work` is removed
     if len(learnt) == 1:
         return learnt[0]
     seconds = round(sum(result["seconds"] for result in learnt), 1)
@@ -107,8 +120,29 @@ def train_one(
     return {**learnt[-1], "seconds": seconds, "methods": methods}
 
 
+@dataclass(frozen=True)
+class LearnMethod:
+    """One method of one student, wherever it is learnt."""
+
+    student: StudentRecipe
+    rows: Reads
+    path: str
+    seed: int
+    before: str | None
+    """Folder in which an earlier method left the student, below the run's root."""
+    beside: Sequence[Ranked] | Lead | None = None
+    """What it learns from beside the rows; that does not travel."""
+
+    def __call__(self, run: Run, show: Show) -> dict[str, Any]:
+        from ..students.trainer import train_student
+
+        folder = run.storage.fetch(self.path)
+        source = partial(_learnt, run, self.before) if self.before else _loads_source(run, self.student)
+        return train_student(self.student, self.rows(run), folder, self.seed, show, source, self.beside)
+
+
 def _beside(
-    run: Run, phase: StudentRecipe, rows: TrainingRows, before: Path, into: Path
+    run: Run, phase: StudentRecipe, rows: Reads, before: str, into: str
 ) -> tuple[Sequence[Ranked] | Lead | None, dict[str, Any]]:
     """What a method learns from beside the rows, and what there is to say of it.
 
@@ -117,11 +151,11 @@ def _beside(
     """
     from ..students.trainer import FINISHED
 
-    method = phase.train.method[0]
-    if (into / FINISHED).exists():
+    method, folder = phase.train.method[0], run.storage.fetch(into)
+    if (folder / FINISHED).exists():
         return None, {}
     if isinstance(method, Preference):
-        ranking = rank(run, phase, rows.train(), before, into / "work")
+        ranking = rank(run, phase, rows(run).train(), run.storage.fetch(before), folder / "work")
         run.rest()
         return ranking.pairs, {"answers": ranking.counts}
     return (_lead(run) if isinstance(method, OnPolicy) else None), {}
@@ -146,25 +180,15 @@ def _lead(run: Run) -> Lead:
     return Lead(model, asked)
 
 
-def _learn(
-    run: Run,
-    phase: StudentRecipe,
-    rows: TrainingRows,
-    folder: Path,
-    seed: int,
-    title: str,
-    source: Callable[[], Source] | None,
-    beside: Sequence[Ranked] | Lead | None,
-) -> dict[str, Any]:
-    from ..students.trainer import train_student
-
+def _learn(run: Run, learning: LearnMethod, title: str) -> dict[str, Any]:
+    executor = run.executor if learning.beside is None else LocalExecutor()
     with run.reporter.track(title, None, "steps") as tracker:
 
         def show(step: int, steps: int, detail: str) -> None:
             tracker.expect(steps)
             tracker.advance(lambda: detail, to=step)
 
-        result = train_student(phase, rows, folder, seed, show, source, beside)
+        result = executor.learn(run, learning, show)
     run.tell(f"{title}: {alarm}" for alarm in result["alarms"])
     loss = result["validation_loss"]
     return {**result, "validation_loss": loss if math.isfinite(loss) else None}
@@ -172,8 +196,8 @@ def _learn(
 
 def clear(artifact: Artifact) -> None:
     """Remove what only an interrupted training needs."""
-    for folder in artifact.folder.glob("*/work"):
-        shutil.rmtree(folder)
+    for folder in artifact.storage.folders(artifact.path):
+        artifact.storage.delete(f"{folder}/work")
 
 
 def _loads_source(run: Run, student: StudentRecipe) -> Callable[[], Source] | None:
@@ -185,11 +209,11 @@ def _loads_source(run: Run, student: StudentRecipe) -> Callable[[], Source] | No
     return partial(_larger, run, student.init.teacher) if isinstance(student.init, Layers) else None
 
 
-def _learnt(folder: Path) -> Learnt:
+def _learnt(run: Run, path: str) -> Source:
     """The student as an earlier method left it."""
     from ..students.weights import Learnt
 
-    return Learnt(folder)
+    return Learnt(run.storage.fetch(path))
 
 
 def _larger(run: Run, teacher: str) -> Larger:

@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,12 @@ from understudy.data.rows import Answer, Example, Source
 from understudy.data.storage import LocalStorage
 from understudy.pipeline.contenders import TIMED, latency, student_prompt, student_sampling
 from understudy.pipeline.context import Run
-from understudy.pipeline.examples import read_examples
 from understudy.pipeline.executor import ask_all
 from understudy.pipeline.label import AskLabel
 from understudy.pipeline.progress import Reporter
 from understudy.pipeline.recipe import load_recipe
 from understudy.pipeline.run import artifacts, run_stages
-from understudy.pipeline.train import train_one
+from understudy.pipeline.train import all_rows, train_one
 from understudy.students.config import StudentRecipe
 from understudy.teachers.transformers import TransformersTeacher
 
@@ -76,18 +76,13 @@ def prepare(given: argparse.Namespace) -> None:
 
 def train_and_answer(given: argparse.Namespace, name: str, seed: int) -> None:
     """One student, one seed: whether each row of the test is right goes into its folder, written last."""
-    from understudy.students.weights import TrainingRows
-
-    folder = given.root / "students" / f"{name}-{seed}"
+    folder = given.root / "runs" / "students" / f"{name}-{seed}"
     if (folder / "right.json").exists():
         return
     run = opened(given)
-    curated = artifacts(run)["curate"][1]
-    rows = TrainingRows(
-        lambda: read_examples(curated, "train"), lambda: read_examples(curated, "validation"), tuple(run.recipe.labels)
-    )
+    reads = partial(all_rows, artifacts(run)["curate"][1].fingerprint)
     student = StudentRecipe.model_validate(STUDENTS[name])
-    learnt = train_one(run, student, rows, folder / f"seed-{seed}", seed, f"{name} {seed}")
+    learnt = train_one(run, student, reads, f"students/{name}-{seed}/seed-{seed}", seed, f"{name} {seed}")
     gold = run.gold()["gold"]
     prompts = [student_prompt(row.id, row.input, list(run.recipe.labels)) for row in gold]
     model = TransformersTeacher(folder / f"seed-{seed}", batch=64)
@@ -122,7 +117,7 @@ def train(given: argparse.Namespace) -> None:
 def report(given: argparse.Namespace, names: list[str], seeds: list[int]) -> None:
     teacher = np.array(json.loads((given.root / "teacher.json").read_text()), float)
     learnt = {
-        name: [json.loads((given.root / "students" / f"{name}-{n}" / "right.json").read_text()) for n in seeds]
+        name: [json.loads((given.root / "runs" / "students" / f"{name}-{n}" / "right.json").read_text()) for n in seeds]
         for name in names
     }
     scores = {name: np.array([one["right"] for one in some], float) for name, some in learnt.items()}
@@ -161,7 +156,7 @@ def milliseconds(given: argparse.Namespace, name: str) -> dict[str, float]:
     run = opened(given)
     prompts = [student_prompt(row.id, row.input, list(run.recipe.labels)) for row in run.gold()["gold"][:TIMED]]
     run.close()
-    model = TransformersTeacher(given.root / "students" / f"{name}-0" / "seed-0", device="cpu")
+    model = TransformersTeacher(given.root / "runs" / "students" / f"{name}-0" / "seed-0", device="cpu")
     took = asyncio.run(latency(model, prompts, student_sampling(StudentRecipe.model_validate(STUDENTS[name]))))
     assert took is not None
     return took
