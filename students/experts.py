@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
+
+from .crew import everywhere
 
 
 def unevenness(router_logits: Sequence[Tensor], mask_BT: Tensor, active: int) -> Tensor:
     """How unevenly tokens are spread over a layer's experts, mean over the layers.
 
     The library's own loss adds the layers up first: an expert that is idle in one of them and overrun in another counts
-    as even there.
+    as even there. Workers that learn together count the tokens of all of them.
 
     Args:
         router_logits: of each layer [B * S, E], for the last S positions of T.
@@ -25,16 +26,24 @@ def unevenness(router_logits: Sequence[Tensor], mask_BT: Tensor, active: int) ->
     """
     layers = []
     for logits in router_logits:
-        experts, seen = logits.shape[-1], len(logits) // len(mask_BT)
-        layers.append(load_balancing_loss_func((logits,), experts, active, mask_BT[:, -seen:]))
+        there, likely = _there(logits, mask_BT), logits.float().softmax(-1)
+        experts = logits.shape[-1]
+        sums = [(_picks(logits, active) * there).sum(0), (likely * there).sum(0), there.sum().expand(experts)]
+        passed, wanted, tokens = everywhere(torch.stack(sums))
+        layers.append(experts * (passed * wanted / tokens**2).sum())
     return torch.stack(layers).mean()
 
 
 def chosen(router_logits: Sequence[Tensor], mask_BT: Tensor, active: int) -> Tensor:
     """How many tokens chose each expert, [layers, E]; shapes as in `unevenness`."""
-    counts = []
-    for logits in router_logits:
-        seen = len(logits) // len(mask_BT)
-        picks = torch.zeros(logits.shape, device=logits.device).scatter_(1, logits.detach().topk(active).indices, 1.0)
-        counts.append((picks * mask_BT[:, -seen:].reshape(-1, 1)).sum(0))
-    return torch.stack(counts)
+    return torch.stack([(_picks(logits, active) * _there(logits, mask_BT)).sum(0) for logits in router_logits])
+
+
+def _picks(logits: Tensor, active: int) -> Tensor:
+    """1 where a token chose an expert, [B * S, E]."""
+    return torch.zeros(logits.shape, device=logits.device).scatter_(1, logits.detach().topk(active).indices, 1.0)
+
+
+def _there(logits: Tensor, mask_BT: Tensor) -> Tensor:
+    """1 for every token that is no padding, [B * S, 1]."""
+    return mask_BT[:, -(len(logits) // len(mask_BT)) :].reshape(-1, 1).float()

@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 
 from ..data.errors import BadInput
 from .batches import IGNORED
+from .crew import Crew
 from .flops import operations, peak
 from .records import as_line, live_line, read_records
 
@@ -34,11 +35,13 @@ class Health:
 
     Args:
         model: the student, without adapters about it.
+        crew: the workers that learn it, whose steps are taken together.
     """
 
-    def __init__(self, model: Any, bf16: bool) -> None:
+    def __init__(self, model: Any, bf16: bool, crew: Crew) -> None:
         self._model = model
         self._peak = peak(bf16)
+        self._crew = crew
         self._sums: dict[bool, dict[str, Tensor]] = {True: {}, False: {}}
         self._began = time.perf_counter()
 
@@ -47,12 +50,10 @@ class Health:
         if not self._sums[True]:
             self._began = time.perf_counter()
 
-    def add(self, batch: Mapping[str, Tensor], told: Mapping[str, Tensor], *, training: bool) -> None:
-        """Take what an objective told of a batch."""
-        lengths = batch["attention_mask"].sum(1)
-        loads = torch.stack([lengths.sum(), lengths.square().sum(), (batch["targets"] != IGNORED).sum()])
+    def add(self, told: Mapping[str, Tensor], *, training: bool) -> None:
+        """Take what an objective told of a batch, with its `loads`."""
         sums = self._sums[training]
-        for name, value in {"loads": loads, **told}.items():
+        for name, value in told.items():
             if name in _PARTS:  # a part may be missing in some batches
                 value = torch.stack([value.detach().float(), value.new_ones(())])
             sums[name] = sums[name] + value.detach() if name in sums else value.detach()
@@ -69,7 +70,8 @@ class Health:
         sums, self._sums[training] = self._sums[training], {}
         if not sums:
             return {}
-        numbers = iter(torch.cat([value.flatten().float() for value in sums.values()]).tolist())  # the one wait
+        flat = torch.cat([value.flatten().float() for value in sums.values()])
+        numbers = iter((self._crew.total(flat) if training else flat).tolist())  # the one wait
         told = {name: [next(numbers) for _ in range(value.numel())] for name, value in sums.items()}
         seconds = time.perf_counter() - self._began
         found = {part: total / steps for part in _PARTS if part in told for total, steps in [told[part]]}
@@ -77,8 +79,14 @@ class Health:
         if training:
             found["tokens_per_second"] = told["loads"][0] / seconds
             if self._peak:
-                found["mfu"] = operations(self._model, *told["loads"]) / seconds / self._peak
+                found["mfu"] = operations(self._model, *told["loads"]) / seconds / (self._peak * self._crew.size)
         return found
+
+
+def loads(batch: Mapping[str, Tensor]) -> Tensor:
+    """Of a batch the tokens without padding, the sum of the rows' squared lengths, and the answer tokens, [3]."""
+    lengths = batch["attention_mask"].sum(1)
+    return torch.stack([lengths.sum(), lengths.square().sum(), (batch["targets"] != IGNORED).sum()])
 
 
 def _measures(told: Mapping[str, Sequence[float]]) -> Iterator[tuple[str, float]]:
@@ -94,21 +102,22 @@ def _measures(told: Mapping[str, Sequence[float]]) -> Iterator[tuple[str, float]
 
 
 class Records(TrainerCallback):  # type: ignore[misc]
-    """Writes what the trainer logs as lines of a file, one a record.
+    """Writes what the trainer logs as lines of a file, one a record; of several workers the first does.
 
     Raises:
         BadInput: the loss is not finite.
     """
 
-    def __init__(self, file: Path, health: Health) -> None:
+    def __init__(self, file: Path, health: Health, crew: Crew) -> None:
         self.line = ""
         """The last record, for people."""
         self._file = file
         self._health = health
+        self._writes = crew.first
         self._waiting: dict[str, Any] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not state.is_world_process_zero:
+        if not self._writes:
             return
         kept = [record for record in read_records(self._file) if record["step"] <= state.global_step]
         unfinished = self._file.with_suffix(".part")
@@ -123,7 +132,7 @@ class Records(TrainerCallback):  # type: ignore[misc]
             control.should_log = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float], **kwargs: Any) -> None:
-        if "loss" not in logs or not state.is_world_process_zero:
+        if "loss" not in logs or not self._writes:
             return
         _check("loss", logs["loss"], args, state)
         own = {"step": state.global_step, "epoch": state.epoch, "loss": logs["loss"], "mfu": None}

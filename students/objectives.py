@@ -82,6 +82,7 @@ class SayLabel:
 
     def __call__(self, model: Any, forward: Forward, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         targets, probs, wanted = batch.pop("targets"), batch.pop("probs", None), batch.pop("state", None)
+        size = batch.pop("state_size", None)
         keep = targets.shape[1]
         routed: Sequence[Tensor] | None
         if self.labels and keep == 2:
@@ -93,7 +94,7 @@ class SayLabel:
         told = answer_loss(logits, targets, probs, torch.tensor(self.labels, device=targets.device))
         if wanted is None:
             return _evened(told, model, routed, batch)
-        apart = state_loss(states[:, 0], wanted)
+        apart = state_loss(states[:, 0], wanted, size)
         return {**told, "loss": told["loss"] + apart, "state": apart}
 
 
@@ -186,12 +187,16 @@ def plain_head(model: Any) -> bool:
     return bool(apart < 1e-3) and bias is None and cap is None
 
 
-def state_loss(states_BD: Tensor, wanted_BD: Tensor) -> Tensor:
+def state_loss(states_BD: Tensor, wanted_BD: Tensor, size: Tensor | None = None) -> Tensor:
     """Squared error of the state before the answer, as a share of what is wanted: 1 for a student that says nothing.
+
+    Args:
+        size: mean square of what is wanted, of a batch that these rows are a part of.
 
     Source: Jiao et al. 2020, arXiv:1909.10351 (hidden states say more of a row than the answer alone).
     """
-    return (states_BD.float() - wanted_BD).square().mean() / wanted_BD.square().mean()
+    size = wanted_BD.square().mean() if size is None else size
+    return (states_BD.float() - wanted_BD).square().mean() / size
 
 
 def answer_loss(logits_BCV: Tensor, targets_BC: Tensor, probs_BL: Tensor | None, labels_L: Tensor) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from trl import DistillationConfig, DistillationTrainer
 from ..data.errors import BadInput, NotEnoughData
 from ..data.rows import Example
 from .batches import fitted, render
-from .sft import Pupil, Seam, Show, Steps, settings
+from .sft import Pupil, Seam, Show, Steps, last_checkpoint, settings
 from .tokenizer import answer_mark
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def learn_on_policy(
         processing_class=pupil.tokenizer,
         callbacks=[Steps(show)],
     )
-    return trainer.learn(work)
+    return trainer.learn(last_checkpoint(work))
 
 
 class _Order(Sampler[int]):

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .crew import full, like
+
 
 class MuonAdamW(torch.optim.Optimizer):
     """Two optimizers with one set of groups; each group keeps its own peak learning rate.
@@ -48,6 +50,11 @@ class MuonAdamW(torch.optim.Optimizer):
         super().__init__([{"params": matrices + experts + embeddings + vectors}], {"lr": learning_rate})
         self.param_groups = [*self._muon.param_groups, *self._adamw.param_groups]  # shared: a schedule reaches both
 
+    @property
+    def parts(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+        """The two, which keep the state."""
+        return self._muon, self._adamw
+
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         self._muon.step()
         self._adamw.step()
@@ -66,7 +73,10 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 class _Muon(torch.optim.Muon):
-    """torch's, with the same state and settings, and updates orthogonalised in a type of our choice."""
+    """torch's, with the same state and settings, and updates orthogonalised in a type of our choice.
+
+    Of a matrix that is parted between workers each of them orthogonalises the whole and keeps its part.
+    """
 
     dtype = torch.float32
 
@@ -80,10 +90,10 @@ class _Muon(torch.optim.Muon):
                 if "momentum_buffer" not in state:
                     state["momentum_buffer"] = torch.zeros_like(gradient)
                 momentum = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
-                update = orthogonal(gradient.lerp(momentum, group["momentum"]).to(self.dtype), group)
+                update = orthogonal(full(gradient.lerp(momentum, group["momentum"])).to(self.dtype), group)
                 rate = group["lr"] * max(1.0, parameter.shape[-2] / parameter.shape[-1]) ** 0.5
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(update.to(parameter.dtype), alpha=-rate)
+                parameter.add_(like(update.to(parameter.dtype), parameter), alpha=-rate)
 
 
 def orthogonal(matrix: torch.Tensor, settings: Mapping[str, Any]) -> torch.Tensor:

@@ -17,7 +17,7 @@ from trl import DPOConfig, DPOTrainer
 
 from ..data.errors import NotEnoughData
 from .batches import fitted, render
-from .sft import Pupil, Seam, Show, Steps, settings
+from .sft import Pupil, Seam, Show, Steps, last_checkpoint, settings
 from .tokenizer import answer_mark, turn_end
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def learn_preferences(
         processing_class=pupil.tokenizer,
         callbacks=[Steps(show)],
     )
-    return trainer.learn(work)
+    return trainer.learn(last_checkpoint(work))
 
 
 class _PreferenceTrainer(Seam, DPOTrainer):  # type: ignore[misc]

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
@@ -34,7 +33,8 @@ from trl import SFTConfig, SFTTrainer
 from ..data.errors import BadInput
 from .batches import Clock, Collator, LengthOrder, Noise
 from .config import Encoder, Hub, StudentRecipe, Train
-from .health import RECORDS, Health, Records
+from .crew import ALONE, Crew, Part, full, part_state, parted, plain_class, take, whole
+from .health import RECORDS, Health, Records, loads
 from .objectives import ChooseLabel, Objective, SayAnswer, SayLabel, SayLikeliest, forward_is, plain_head
 from .records import FILE
 from .tokenizer import answer_ids
@@ -70,25 +70,36 @@ class Pupil:
 
 
 def learn_rows(
-    pupil: Pupil, rows: Dataset, validation: Dataset, work: Path, seed: int, show: Show
+    pupil: Pupil, rows: Dataset, validation: Dataset, work: Path, seed: int, show: Show, crew: Crew = ALONE
 ) -> dict[str, int | None]:
     """Learn from encoded rows, going on from the last checkpoint in ``work``, with records beside it.
+
+    Args:
+        crew: this worker's place among several that call this at once.
 
     Returns:
         steps; planned, how many epochs have; best, the step whose weights are kept where patience was asked for.
 
     Raises:
-        BadInput: the loss is not finite.
+        BadInput: the loss is not finite, or adapters are to learn on parted weights.
     """
+    if crew.fsdp and pupil.recipe.train.lora:
+        raise BadInput("--fsdp parts a student whose weights all learn, and train.lora adapts few; leave --fsdp out")
     train, tokenizer, model = pupil.recipe.train, pupil.tokenizer, pupil.model
     clock = Clock()
     noise = Noise(tokenizer, pupil.labels, train.noise) if pupil.labels and train.noise else None
-    health, checkpoint = Health(model, has_bf16()), _last_checkpoint(work)
-    records = Records(work.parent / FILE, health)
+    newest = last_checkpoint(work)
+    name = crew.agree(newest.name if newest else None)
+    checkpoint = work / name if name else None
+    health = Health(model, has_bf16(), crew)
+    records = Records(work.parent / FILE, health, crew)
     ending = [EarlyStoppingCallback(train.patience)] if train.patience else []
-    told = watchers(train.report_to, work.parent, _step(Path(checkpoint)) if checkpoint else 0)
+    told = watchers(train.report_to, work.parent, _step(checkpoint) if checkpoint else 0) if crew.first else []
+    part = Part(crew)
     validation = _some(validation, train, len(rows))
     trainer = _StudentTrainer(
+        crew=crew,
+        part=part,
         order=LengthOrder(rows, train.batch, seed, clock),
         student=pupil.recipe,
         health=health,
@@ -102,12 +113,12 @@ def learn_rows(
         eval_dataset=validation,
         data_collator=Collator(tokenizer.pad_token_id, seed, clock, noise, tokenizer.padding_side),
         processing_class=tokenizer,
-        callbacks=[records, Steps(show, records), *ending, *told],
+        callbacks=[records, Steps(show, records, crew), *ending, *told],
     )
-    plainly = nullcontext() if pupil.recipe.begins_as else _as_ours(model, train.dropout)
+    plainly = nullcontext() if pupil.recipe.begins_as else _as_ours(model, train.dropout, part)
     objective = _objective(pupil.recipe, model, answer_ids(tokenizer, pupil.labels))
     with plainly, forward_is(objective, model):
-        return trainer.learn(work)
+        return trainer.learn(checkpoint)
 
 
 class Seam(Trainer):  # type: ignore[misc]
@@ -118,8 +129,8 @@ class Seam(Trainer):  # type: ignore[misc]
         if not isinstance(self.model, PreTrainedModel) or self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
-        read = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
-        self.model.load_state_dict(read.state_dict())
+        read = plain_class(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
+        take(self.model, read.state_dict())
 
     def _send_telemetry(self) -> None:
         """Nothing: TRL would tell the hub which kind of model is trained, and nobody asked our users."""
@@ -127,10 +138,10 @@ class Seam(Trainer):  # type: ignore[misc]
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """The report is the model's card; a checkpoint needs none."""
 
-    def learn(self, work: Path) -> dict[str, int | None]:
-        """Train, going on from the last checkpoint in ``work``."""
+    def learn(self, checkpoint: Path | None) -> dict[str, int | None]:
+        """Train, going on from a checkpoint."""
         self.remove_callback(PrinterCallback)
-        self.train(resume_from_checkpoint=_last_checkpoint(work))
+        self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         return self.learnt()
 
     def learnt(self) -> dict[str, int | None]:
@@ -144,7 +155,11 @@ class Seam(Trainer):  # type: ignore[misc]
 class _StudentTrainer(Seam, SFTTrainer):  # type: ignore[misc]
     """The seam: our order of rows, our optimizer, and a loss that the model's forward pass returns."""
 
-    def __init__(self, *, order: LengthOrder, student: StudentRecipe, health: Health, **given: Any) -> None:
+    def __init__(
+        self, *, crew: Crew, part: Part, order: LengthOrder, student: StudentRecipe, health: Health, **given: Any
+    ) -> None:
+        self._crew = crew
+        self._part = part
         self._order = order
         self._health = health
         self._collate: Collator = given["data_collator"]
@@ -160,6 +175,8 @@ class _StudentTrainer(Seam, SFTTrainer):  # type: ignore[misc]
         """Ours for weights that begin at random or cut; what was trained with AdamW goes on with it."""
         from .optimizer import MuonAdamW
 
+        if self._crew.fsdp:
+            parted(self.model, self._crew, self.args.device)
         if not self._ours:
             adamw: torch.optim.Optimizer = super().create_optimizer(model)
             return adamw
@@ -167,16 +184,42 @@ class _StudentTrainer(Seam, SFTTrainer):  # type: ignore[misc]
         self.optimizer = MuonAdamW(self.model, self._recipe.learning_rate, self._recipe.weight_decay, dtype)
         return self.optimizer
 
-    def learn(self, work: Path) -> dict[str, int | None]:
+    def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
+        return self._crew.joined(model) if training else model
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        return full(super()._get_grad_norm(model, grad_norm))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Written by one worker, once all have handed over their parts."""
+        if self._crew.fsdp:
+            self._gathered = whole(self.model.state_dict()), whole(self.optimizer.state_dict())
+        if self._crew.first:
+            super()._save_checkpoint(model, trial)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        self._save(output_dir, self._gathered[0] if self._crew.fsdp else None)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self._crew.fsdp:
+            torch.save(self._gathered[1], Path(output_dir) / "optimizer.pt")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self._crew.fsdp:
+            plain: Any = getattr(self.optimizer, "optimizer", self.optimizer)  # the library wraps it
+            part_state(getattr(plain, "parts", (plain,)))
+
+    def learn(self, checkpoint: Path | None) -> dict[str, int | None]:
         """From a checkpoint at which patience had run out there is nothing left to do."""
-        checkpoint = _last_checkpoint(work)
         if checkpoint is not None and self._recipe.patience:
-            state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+            state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
             if state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:
                 self.state = state
                 self._load_best_model()
                 return self.learnt()
-        return super().learn(work)
+        return super().learn(checkpoint)
 
     def _load_best_model(self) -> None:
         """The folder may have been moved since; and see above."""
@@ -187,15 +230,19 @@ class _StudentTrainer(Seam, SFTTrainer):  # type: ignore[misc]
         else:
             super()._load_best_model()
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """On the rows as they are; whatever is drawn in between changes nothing of the training."""
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """On the rows as they are; whatever is drawn in between changes nothing of the training.
+
+        Every worker reads all of them, and goes by what the first one found.
+        """
         with torch.random.fork_rng(devices=[]), self._collate.noiseless():
-            measured: dict[str, float] = super().evaluate(*args, **kwargs)
-        return measured
+            measured = super().evaluation_loop(*args, **kwargs)
+        return measured._replace(metrics=self._crew.agree(measured.metrics))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """With what the steps since the last record told."""
         if "loss" in logs:
+            logs["loss"] = self._crew.total(torch.tensor(logs["loss"]).double()).item() / self._crew.size
             logs.update(self._health.read(training=True))
         elif "eval_loss" in logs:
             logs.update({f"eval_{name}": value for name, value in self._health.read(training=False).items()})
@@ -204,9 +251,12 @@ class _StudentTrainer(Seam, SFTTrainer):  # type: ignore[misc]
     def compute_loss(
         self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any
     ) -> torch.Tensor:
+        batch = self._part.of(inputs) if model.training else inputs
         with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16):
-            told: dict[str, torch.Tensor] = model(**inputs)
-        self._health.add(inputs, told, training=model.training)
+            told: dict[str, torch.Tensor] = {"loads": loads(batch), **model(**batch)}
+        if model.training:
+            told = self._part.weighed(told, getattr(self.model.config, "router_aux_loss_coef", 0.0))
+        self._health.add(told, training=model.training)
         return told["loss"]
 
 
@@ -231,17 +281,17 @@ def _objective(student: StudentRecipe, model: PreTrainedModel, labels: list[int]
 
 
 @contextmanager
-def _as_ours(model: PreTrainedModel, share: float) -> Iterator[None]:
+def _as_ours(model: PreTrainedModel, share: float, part: Part) -> Iterator[None]:
     """Dropout on what each block adds, and twice that on embeddings; the library has no setting for it. Gone later.
 
     At some dozen tokens a row plain attention is faster than the fused kernel (measured).
     """
 
     def drop(module: nn.Module, _: Any, output: torch.Tensor) -> torch.Tensor:
-        return functional.dropout(output, share, module.training)
+        return part.dropout(output, share, module.training)
 
     def drop_more(module: nn.Module, _: Any, output: torch.Tensor) -> torch.Tensor:
-        return functional.dropout(output, min(2 * share, 0.9), module.training)
+        return part.dropout(output, min(2 * share, 0.9), module.training)
 
     hooks = [model.get_input_embeddings().register_forward_hook(drop_more)]
     adds = [module for name, module in model.named_modules() if name.endswith(_ADDS)]
@@ -258,23 +308,26 @@ def _as_ours(model: PreTrainedModel, share: float) -> Iterator[None]:
 class Steps(TrainerCallback):  # type: ignore[misc]
     """Hands progress on, and marks a checkpoint as whole once everything of it is written."""
 
-    def __init__(self, show: Show, records: Records | None = None) -> None:
+    def __init__(self, show: Show, records: Records | None = None, crew: Crew = ALONE) -> None:
         self._show = show
         self._records = records
+        self._crew = crew
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._show(state.global_step, state.max_steps, self._records.line if self._records else "")
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        (checkpoint / _WHOLE).write_text(json.dumps(_sizes(checkpoint)))
+        if self._crew.first:
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            (checkpoint / _WHOLE).write_text(json.dumps(_sizes(checkpoint)))
+            self._crew.keep()
+        self._crew.saved(state.global_step)
 
 
-def _last_checkpoint(work: Path) -> str | None:
+def last_checkpoint(work: Path) -> Path | None:
     """The newest checkpoint of which every file is as long as it was written; a disk may have lost the end of one."""
-    whole = [mark.parent for mark in work.glob(f"checkpoint-*/{_WHOLE}") if _is_whole(mark)]
-    newest = max(whole, key=_step, default=None)
-    return str(newest) if newest else None
+    sound = [mark.parent for mark in work.glob(f"checkpoint-*/{_WHOLE}") if _is_whole(mark)]
+    return max(sound, key=_step, default=None)
 
 
 def _sizes(checkpoint: Path) -> dict[str, int]:

@@ -19,6 +19,7 @@ from ..data.errors import BadInput, NotEnoughData
 from ..data.rows import Example
 from .batches import IGNORED, Clock, Collator, encode
 from .config import UNTRAINED, StudentRecipe
+from .crew import ALONE, Crew, put_together, whole
 from .cut import Larger
 from .lora import adapted
 from .on_policy import Lead, encode_openings, learn_on_policy
@@ -44,6 +45,7 @@ def train_student(
     show: Show,
     source: Callable[[], Source] | None = None,
     beside: Sequence[Ranked] | Lead | None = None,
+    crew: Crew = ALONE,
 ) -> dict[str, Any]:
     """Train one student into ``folder``; goes on from its last checkpoint, and is a no-op on a finished one.
 
@@ -52,10 +54,12 @@ def train_student(
         source: loads the model that a student of kind `layers` is cut from, or that one of kind `hub` begins as, or
             finds the folder that an earlier method left it in.
         beside: what `preference` and `on_policy` learn from: ranked pairs, or the teacher.
+        crew: this worker's place among several that call this at once, to learn from rows.
 
     Returns:
         validation_agreement (0 to 100), validation_loss (nats), parameters, bytes, vocabulary, steps, planned (steps
-        of all epochs), best (the step whose weights are kept, of a student with patience), alarms, seconds.
+        of all epochs), best (the step whose weights are kept, of a student with patience), alarms, seconds; of workers
+        but the first, nothing.
 
     Raises:
         NotEnoughData: no row is short enough to train on.
@@ -72,12 +76,13 @@ def train_student(
     work = folder / "work"
     set_seed(seed)
     begun = source() if source else None
-    tokenizer, model = first_weights(student.init, rows, seed, work / "tokenizer", begun)
-    if not isinstance(begun, Learnt):
-        keep_untrained(model, tokenizer, folder.parent / UNTRAINED)
-    lesson, learn = _lesson(student, rows, tokenizer, begun, beside, work)
+    with crew.one_before_the_others():
+        tokenizer, model = first_weights(student.init, rows, seed, work / "tokenizer", begun)
+        if crew.first and not isinstance(begun, Learnt):
+            keep_untrained(model, tokenizer, folder.parent / UNTRAINED)
+        lesson, learn = _lesson(student, rows, tokenizer, begun, beside, work, crew)
+        held_out = _encoded(student, rows, rows.validation, tokenizer, work / "validation.arrow")
     del begun  # training needs the memory
-    held_out = _encoded(student, rows, rows.validation, tokenizer, work / "validation.arrow")
     if student.train.patience and len(held_out) == 0:
         raise BadInput(
             f"train.patience = {student.train.patience}: there are no rows for validation to tell when to end; raise "
@@ -89,6 +94,11 @@ def train_student(
         own = [*answers, turn_end(tokenizer)] if student.learns_by("sft") else []
         learning = adapted(model, student.train.lora, own)
     learnt = learn(Pupil(student, rows.labels, tokenizer, model, learning), lesson, held_out, work, seed, show)
+    weights = whole(model.state_dict()) if crew.fsdp else None
+    if not crew.first:
+        return {}
+    if weights is not None:
+        model = put_together(model, weights)
     if student.train.lora:
         learning.merge_and_unload()
     agreement, loss = validate(model, tokenizer, rows.labels, held_out, student.train.batch)
@@ -116,6 +126,7 @@ def _lesson(
     begun: Source | None,
     beside: Sequence[Ranked] | Lead | None,
     work: Path,
+    crew: Crew,
 ) -> tuple[Any, Callable[..., dict[str, int | None]]]:
     """What is learnt from, as tokens, and what learns it."""
     longest = student.train.max_length
@@ -127,7 +138,7 @@ def _lesson(
     encoded = _encoded(student, rows, rows.train, tokenizer, work / "train.arrow", states)
     if len(encoded) == 0:
         raise NotEnoughData(f"train: no row fits into max_length = {longest} tokens; raise train.max_length")
-    return encoded, learn_rows
+    return encoded, partial(learn_rows, crew=crew)
 
 
 def _encoded(

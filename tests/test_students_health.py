@@ -20,9 +20,10 @@ from understudy.data.rows import Example, TopTokens
 from understudy.students import watchers
 from understudy.students.batches import IGNORED
 from understudy.students.config import StudentRecipe
+from understudy.students.crew import ALONE
 from understudy.students.experts import chosen
 from understudy.students.flops import operations
-from understudy.students.health import Health
+from understudy.students.health import Health, loads
 from understudy.students.hub import Pretrained
 from understudy.students.objectives import answer_loss
 from understudy.students.records import FILE, alarms, live_line, read_records
@@ -374,9 +375,10 @@ def test_an_expert_is_dead_if_no_token_chose_it():
     routed = [torch.tensor([[9.0, 1, 0], [9, 1, 0], [0, 1, 9], [9, 1, 0]])]
     mask = torch.tensor([[1, 1], [0, 1]])  # who chose the last expert is padding
     counts = chosen(routed, mask, 1)
-    health = Health(torch.nn.Linear(1, 1), bf16=False)
+    health = Health(torch.nn.Linear(1, 1), bf16=False, crew=ALONE)
 
-    health.add({"attention_mask": mask, "targets": mask}, {"loss": torch.ones(()), "chosen": counts}, training=True)
+    told = {"loads": loads({"attention_mask": mask, "targets": mask}), "loss": torch.ones(()), "chosen": counts}
+    health.add(told, training=True)
 
     assert counts.tolist() == [[3, 0, 0]]
     assert health.read(training=True)["dead_experts"] == pytest.approx(2 / 3)
