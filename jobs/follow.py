@@ -83,9 +83,11 @@ def follow(server: JobServer, name: str, reporter: Reporter, events: bool) -> in
         async for line in server.lines(name):
             screen.show(line)
 
+    showing = show()
     try:
-        asyncio.run(show())
+        asyncio.run(showing)
     finally:
+        showing.close()  # where Ctrl-C came before it began, Python would warn that nobody awaited it
         screen.clear()
     return exit_code(server.job(name))
 

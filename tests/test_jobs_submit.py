@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import os
 import pty
@@ -21,7 +23,7 @@ import pytest
 from understudy.data.errors import BadInput, TeacherUnreachable, UnderstudyError
 from understudy.jobs import shipment
 from understudy.jobs.cli import cli
-from understudy.jobs.follow import Screen, exit_code
+from understudy.jobs.follow import Screen, exit_code, follow
 from understudy.jobs.shipment import pack_code, pack_recipe
 from understudy.jobs.submit import Order
 from understudy.pipeline.progress import Reporter
@@ -168,6 +170,18 @@ def test_a_job_is_left_looked_at_followed_again_and_stopped(cluster, tmp_path):
         assert (code, event["state"]) == (0, "stopped")
         follower.communicate(timeout=60)
         assert follower.returncode in (143, 0)  # 0: it came too late, and its own attempt was stopped by nobody
+
+
+def test_ctrl_c_before_the_first_line_of_a_job_leaves_no_warning(monkeypatch, recwarn):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(asyncio, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        follow(None, "job", Reporter(), events=False)
+    gc.collect()
+
+    assert [str(warning.message) for warning in recwarn] == []
 
 
 @pytest.mark.slow
