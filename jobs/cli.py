@@ -56,12 +56,13 @@ def _say_what_came(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> int:
 
 
 def _asking(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The flags of commands that ask teachers and judge: where the asking is done, and what a verdict is worth."""
+    """The flags of commands that ask, train and judge: where that is done, and what a verdict is worth."""
     for decorate in reversed(
         [
-            click.option("--on", type=click.Choice(["local", "ray"]), default="local", help="Where to ask."),
+            click.option("--on", type=click.Choice(["local", "ray"]), default="local", help="Where to ask and train."),
             click.option("--address", help="Ray cluster, such as ray-head:6379; by default one on this machine."),
-            click.option("--workers", type=click.IntRange(1), help="Ray actors; by default one a node."),
+            click.option("--workers", type=click.IntRange(1), help="Ray actors; by default one a node or GPU."),
+            click.option("--fsdp", is_flag=True, help="Part a student between the workers that train it."),
             click.option("--no-gate", is_flag=True, help="Exit 0 whatever the verdict."),
         ]
     ):
@@ -69,14 +70,14 @@ def _asking(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def _executor(on: str, address: str | None, workers: int | None) -> Executor | None:
-    """Who does the asking; None for this process."""
+def _executor(on: str, address: str | None, workers: int | None, fsdp: bool = False) -> Executor | None:
+    """Who does the asking and the training; None for this process."""
     if on == "ray":
         from .cluster import RayExecutor
 
-        return RayExecutor(address, workers)
-    if address or workers:
-        raise BadInput(f"{'--address' if address else '--workers'} is for Ray; add --on ray")
+        return RayExecutor(address, workers, fsdp)
+    if flags := [name for name, given in (("address", address), ("workers", workers), ("fsdp", fsdp)) if given]:
+        raise BadInput(f"--{flags[0]} is for Ray; add --on ray")
     return None
 
 

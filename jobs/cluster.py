@@ -1,4 +1,4 @@
-"""Asking on a Ray cluster: the first pass of a stage in actors, so many rows a shard and many shards in flight.
+"""Work on a Ray cluster: the first pass of a stage in actors, so many rows a shard and many shards in flight.
 
 An actor has a window of its own, which all its shards share, so that a slow answer holds one place and no shard waits
 for another's last row; and a ledger segment of its own below the run's root, which every node has to see. A lost node
@@ -7,6 +7,7 @@ costs the rows of its unfinished shards that were in flight: whoever gets such a
 The driver is the governor. A minute's requests and tokens are split evenly between the actors. Money is lent to them a
 part at a time and asked back when it runs short, so that all together can never spend more than the cap. Ray Data was
 weighed and left out: the same throughput, no better than plain actors at a lost node, and 0.7 CPU ms more a row.
+Students learn by Ray Train, in `training`.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import socket
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -116,16 +120,20 @@ class _Hand:
 
 
 class RayExecutor:
-    """Fills the ledger from actors.
+    """Fills the ledger from actors, and has students learn on several workers at once.
 
     Args:
         address: of a cluster; None starts one on this machine.
-        workers: actors for a teacher; by default one for each node that is alive.
+        workers: actors for a teacher, by default one for each node that is alive, and workers that a student learns on,
+            by default one for each graphics card, or for each node with a CPU where there is none.
+        fsdp: part students between the workers they learn on.
     """
 
-    def __init__(self, address: str | None = None, workers: int | None = None) -> None:
+    def __init__(self, address: str | None = None, workers: int | None = None, fsdp: bool = False) -> None:
         self._address = address
         self._workers = workers
+        self._fsdp = fsdp
+        self._connected = False
         self._hands: dict[str, list[_Hand]] = {}
 
     def fill(self, run: Run, asking: Asking[Item, Any], items: Iterable[Item], tracker: Tracker) -> None:
@@ -137,17 +145,20 @@ class RayExecutor:
         run.ledger.catch_up()
 
     def learn(self, run: Run, learning: Learning, show: Show) -> dict[str, Any]:
-        return learning(run, show)
+        from .training import learn_on_cluster
+
+        self._connect()
+        return learn_on_cluster(run, learning, self._workers, self._fsdp, show)
 
     def close(self) -> None:
-        if not self._hands:
+        if not self._connected:
             return
         import ray
 
         for hands in self._hands.values():
             for hand in hands:
                 ray.kill(hand.actor)
-        self._hands = {}
+        self._hands, self._connected = {}, False
         ray.shutdown()
 
     def _start(self, run: Run, name: str) -> list[Any]:
@@ -178,16 +189,27 @@ class RayExecutor:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         try:
-            if self._address is None:
-                ray.init(address="local", include_dashboard=False, num_cpus=max(2, self._workers or 1), **quiet)
-            else:
-                _knock(self._address)
-                ray.init(address=self._address, **quiet)
+            with _signals_kept():
+                if self._address is None:
+                    ray.init(address="local", include_dashboard=False, num_cpus=max(2, self._workers or 1), **quiet)
+                else:
+                    _knock(self._address)
+                    ray.init(address=self._address, **quiet)
         except (OSError, RuntimeError, ValueError) as error:
             said = " ".join(str(error).split())[:200]
             raise TeacherUnreachable(
                 f"--address {self._address}: no Ray cluster answers there: {said}; start it, or check the address"
             ) from None
+        self._connected = True
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Ray takes over SIGTERM, and would end the process with a code of its own."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def _knock(address: str) -> None:
@@ -254,7 +276,7 @@ class _Filling(Generic[Item]):
         try:
             filled: Filled = ray.get(ref)
         except (ray.exceptions.RayTaskError, ray.exceptions.RayActorError) as error:
-            raise _cause(error) from None
+            raise cause_of(error) from None
         hand.lent -= filled.spend.usd
         self._run.spend.add(filled.spend)
         self._run.teacher(self._asking.teacher(self._run)).add_failures(filled.failures)
@@ -292,7 +314,7 @@ def _shards(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield shard
 
 
-def _cause(error: Any) -> BaseException:
+def cause_of(error: Any) -> BaseException:
     """The error as it was raised in the actor; where the actor did not even start, as its own words have it."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, UnderstudyError):

@@ -37,12 +37,14 @@ class Order:
     """The cluster has this code."""
     variables: Mapping[str, str]
     """Passed on to the run; values are in no line and no id."""
+    fsdp: bool = False
 
     def entrypoint(self, recipe: str) -> str:
         """The command line of the run, for the shell of the head node."""
         words = ["python", "-m", "understudy.jobs", "run", recipe, "--root", self.root, "--json", "--on", self.on]
         words += [word for override in self.overrides for word in ("--set", override)]
         words += ["--workers", str(self.workers)] if self.workers else []
+        words += ["--fsdp"] if self.fsdp else []
         words += ["--address", "auto"] if self.on == "ray" else []  # RAY_ADDRESS, which Ray sets for a job
         run = f"exec {shlex.join(words)}"
         return f"{_refusal_of_another_version()}; {run}" if self.installed else run
@@ -64,8 +66,9 @@ def _refusal_of_another_version() -> str:
 @click.option("--address", envvar="RAY_API_SERVER_ADDRESS", required=True, help="The cluster's dashboard.")
 @click.option("--root", envvar="UNDERSTUDY_ROOT", help="Where all nodes see ledger, stages and reports: a path or URL.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one recipe field.")
-@click.option("--on", type=click.Choice(["ray", "local"]), default="ray", help="Ask from all nodes, or from the head.")
-@click.option("--workers", type=click.IntRange(1), help="Ray actors; by default one a node.")
+@click.option("--on", type=click.Choice(["ray", "local"]), default="ray", help="Work on all nodes, or on the head.")
+@click.option("--workers", type=click.IntRange(1), help="Ray actors; by default one a node or GPU.")
+@click.option("--fsdp", is_flag=True, help="Part a student between the workers that train it.")
 @click.option("--installed", is_flag=True, help="The cluster's image has this version: send no code.")
 @click.option("--env", "names", multiple=True, metavar="NAME", help="Pass a variable on; Ray's own logs have it too.")
 @click.option("--id", "name", help="The job's id; by default made of the recipe and its files.")

@@ -15,6 +15,7 @@ from .ask import for_each
 from .progress import Tracker
 
 if TYPE_CHECKING:
+    from ..students.crew import Crew
     from ..students.sft import Show
     from .context import Run
 
@@ -44,8 +45,8 @@ class Learning(Protocol):
         """The student's folder, below the run's root; what it says of itself in the end is in its `trained.json`."""
         ...
 
-    def __call__(self, run: Run, show: Show) -> dict[str, Any]:
-        """Learn in this process; goes on where an earlier call stopped."""
+    def __call__(self, run: Run, show: Show, crew: Crew) -> dict[str, Any]:
+        """Learn in this process, alone or among others; goes on where an earlier call stopped."""
         ...
 
 
@@ -62,7 +63,7 @@ class Executor(Protocol):
         ...
 
     def learn(self, run: Run, learning: Learning, show: Show) -> dict[str, Any]:
-        """Learn to the end; returns what the student's training says of itself."""
+        """Learn to the end, on as many workers as there are; returns what the student's training says of itself."""
         ...
 
     def close(self) -> None:
@@ -85,7 +86,9 @@ class LocalExecutor:
         run.ledger.flush()
 
     def learn(self, run: Run, learning: Learning, show: Show) -> dict[str, Any]:
-        return learning(run, show)
+        from ..students.crew import ALONE
+
+        return learning(run, show, ALONE)
 
     def close(self) -> None:
         """Nothing to give back."""

@@ -27,6 +27,7 @@ from .preference import rank
 from .tokens import differing
 
 if TYPE_CHECKING:
+    from ..students.crew import Crew
     from ..students.cut import Larger
     from ..students.hub import Pretrained
     from ..students.on_policy import Lead
@@ -133,12 +134,12 @@ class LearnMethod:
     beside: Sequence[Ranked] | Lead | None = None
     """What it learns from beside the rows; that does not travel."""
 
-    def __call__(self, run: Run, show: Show) -> dict[str, Any]:
+    def __call__(self, run: Run, show: Show, crew: Crew) -> dict[str, Any]:
         from ..students.trainer import train_student
 
         folder = run.storage.fetch(self.path)
         source = partial(_learnt, run, self.before) if self.before else _loads_source(run, self.student)
-        return train_student(self.student, self.rows(run), folder, self.seed, show, source, self.beside)
+        return train_student(self.student, self.rows(run), folder, self.seed, show, source, self.beside, crew)
 
 
 def _beside(

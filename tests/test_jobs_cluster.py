@@ -278,3 +278,5 @@ def test_flags_of_ray_without_ray_are_refused():
 
     with pytest.raises(BadInput, match="--workers is for Ray; add --on ray"):
         _executor("local", None, 2)
+    with pytest.raises(BadInput, match="--fsdp is for Ray; add --on ray"):
+        _executor("local", None, None, fsdp=True)
