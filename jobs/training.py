@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.errors import BadInput, UnderstudyError
-from ..data.storage import open_storage
+from ..data.errors import BadInput, UnderstudyError, in_a_line
+from ..data.storage import Storage, open_storage
 from ..pipeline.context import Run
 from ..pipeline.executor import Learning
 from ..pipeline.progress import Reporter
@@ -28,8 +28,8 @@ from .cluster import cause_of
 if TYPE_CHECKING:
     from ..students.sft import Show
 
-LOSSES = 8
-"""Times that workers are started anew in one training."""
+LOSSES = 3
+"""Times that workers are started anew in one training; then the command ends, and goes on when it is run again."""
 
 PATIENCE = 6 * 3600.0
 """Seconds that workers wait for each other: the first alone reads the rows, and asks a larger model about them."""
@@ -108,10 +108,10 @@ def learn_on_cluster(run: Run, learning: Learning, workers: int | None, fsdp: bo
         )
         .remote()
     )
-    place = run.storage.place("")
+    files, path = _files(run.storage, learning.path)
     trainer = TorchTrainer(
         _learn,
-        train_loop_config={"lesson": _Lesson(run.loaded, place, learning, fsdp, board)},
+        train_loop_config={"lesson": _Lesson(run.loaded, run.storage.place(""), learning, fsdp, board)},
         torch_config=TorchConfig(backend="nccl" if wanted.gpus else "gloo", timeout_s=int(PATIENCE)),
         scaling_config=ScalingConfig(
             num_workers=wanted.workers,
@@ -119,14 +119,29 @@ def learn_on_cluster(run: Run, learning: Learning, workers: int | None, fsdp: bo
             resources_per_worker={"CPU": wanted.cpus, **({"GPU": 1} if wanted.gpus else {})},
         ),
         run_config=RunConfig(
-            storage_path=run.storage.place(f"{learning.path}/work/ray"),
+            storage_path=path,
+            storage_filesystem=files,
             failure_config=FailureConfig(max_failures=LOSSES),
         ),
     )
     _watch(board, trainer, show)
+    files.delete_dir(path)
     done = _said(run, learning)
     assert done is not None, "a training that ends without an error has said what came of it"
     return done
+
+
+def _files(storage: Storage, student: str) -> tuple[Any, str]:
+    """Where Ray keeps what it knows of a training: a file system and a folder in it.
+
+    Arrow, through which Ray writes, puts an object in place of every folder of an object store; there it is apart from
+    our own.
+    """
+    from pyarrow.fs import FileSystem
+
+    place = storage.place(f"{student}/work/ray")
+    files, path = FileSystem.from_uri(storage.place(f"ray/{student}") if "://" in place else place)
+    return files, path
 
 
 def _said(run: Run, learning: Learning) -> dict[str, Any] | None:
@@ -156,9 +171,18 @@ def _watch(board: Any, trainer: Any, show: Show) -> None:
                 break
         ray.get(fitting)
     except (ray.exceptions.RayTaskError, ray.exceptions.RayActorError) as error:
-        raise cause_of(error) from None
+        raise _why(error) from None
     finally:
         ray.kill(board)
+
+
+def _why(error: Any) -> BaseException:
+    """What a worker said in the end, where one did."""
+    for failed in getattr(getattr(error, "cause", None), "worker_failures", {}).values():
+        return UnderstudyError(
+            f"a worker that trained ended: {in_a_line(failed, 300)}; run again: it goes on from the last checkpoint"
+        )
+    return cause_of(error)
 
 
 @dataclass(frozen=True)

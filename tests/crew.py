@@ -23,6 +23,7 @@ STUDENTS = {
     "dense": {"init": {"kind": "dense", "parameters": "0.3M", "vocabulary": 512}, "train": LEARNS},
     "experts": {"init": {"kind": "moe", "parameters": "0.5M", "experts": 4, "vocabulary": 512}, "train": LEARNS},
     "encoder": {"init": {"kind": "encoder", "parameters": "0.3M", "vocabulary": 512}, "train": LEARNS},
+    "writer": {"init": {"kind": "dense", "parameters": "0.3M", "vocabulary": 512}, "train": LEARNS},
     "patient": {
         "init": {"kind": "dense", "parameters": "0.3M", "vocabulary": 512},
         "train": {"epochs": 8, "batch": 16, "patience": 2},
@@ -33,7 +34,13 @@ SOFT = rows(49, soft=True)
 
 
 def given(name: str) -> TrainingRows:
-    """What is learnt by patience is wrong for the validation side, so that its loss soon rises."""
+    """What is learnt by patience is wrong for the validation side, so that its loss soon rises.
+
+    Texts to be written are of different lengths, so that a worker has more of a batch's tokens than another.
+    """
+    if name == "writer":
+        texts = [replace(row, output=f"{row.input} {'again ' * (n % 5)}") for n, row in enumerate(rows(57))]
+        return both(texts[:49], texts[49:], ())
     wrong = [replace(row, output="refund" if row.output == "delivery" else "delivery") for row in rows(8, start=96)]
     return both(SOFT, wrong if name == "patient" else rows(8, start=96))
 

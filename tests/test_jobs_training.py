@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from understudy.data.errors import BadInput, NotEnoughData
+from understudy.data.errors import BadInput, NotEnoughData, UnderstudyError
+from understudy.data.object_storage import ObjectStorage
 from understudy.data.storage import LocalStorage
+from understudy.jobs import training
 from understudy.jobs.cluster import RayExecutor
 from understudy.jobs.training import Room, room
 from understudy.pipeline.context import Run
@@ -26,7 +28,10 @@ from understudy.pipeline.recipe import load_recipe
 from understudy.pipeline.run import run_stages
 
 ray = pytest.importorskip("ray", reason="Ray is not installed; pip install 'understudy[ray]'")
+boto3 = pytest.importorskip("boto3", reason="moto is not installed; pip install 'understudy[test]'")
 from ray.cluster_utils import Cluster  # noqa: E402  after the skip
+
+from .s3 import BUCKET, a_store  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -35,16 +40,29 @@ SAYS = {"billing": "invoice card", "delivery": "parcel door", "other": "hello jo
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    """A head that takes no work and two nodes that do; ended by its own processes, never by `ray stop`."""
+def bucket():
+    """The URL of an object store's bucket, which every process of this module can use."""
+    with pytest.MonkeyPatch.context() as patched, a_store() as store:
+        for name, value in store.environment.items():
+            patched.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket=BUCKET)
+        yield f"s3://{BUCKET}"
+
+
+@pytest.fixture(scope="module")
+def cluster(bucket, tmp_path_factory):
+    """A head that takes no work and two nodes that do; ended by its own processes, never by `ray stop`.
+
+    Copies of what is in an object store are each node's own.
+    """
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("RAY_AUTH_MODE", "disabled")
         patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patched.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
         patched.setenv("RAY_worker_niceness", "0")
         made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        made.add_node(num_cpus=1)
-        made.add_node(num_cpus=1)
+        for name in ("one", "other"):
+            made.add_node(num_cpus=1, env_vars={"UNDERSTUDY_CACHE": str(tmp_path_factory.mktemp(name))})
         yield made
         ray.shutdown()
         made.shutdown()
@@ -183,6 +201,21 @@ def test_whoever_is_killed_the_same_command_ends_in_the_student_of_one_process(c
     assert not (student / "work").exists()
 
 
+def test_nodes_that_share_an_object_store_alone_learn_the_student_of_one_process(cluster, job, bucket, tmp_path):
+    storage = ObjectStorage(f"{bucket}/runs", tmp_path / "here")
+    run = Run(load_recipe(job / "recipe.yaml"), storage, Reporter(), RayExecutor(cluster.address))
+    try:
+        run_stages(run, "train")
+    finally:
+        run.close()
+
+    elsewhere = ObjectStorage(f"{bucket}/runs", tmp_path / "elsewhere")
+    (stage,) = [folder for folder in elsewhere.folders("stages") if "train-" in folder]
+    student = elsewhere.fetch(f"{stage}/seed-0")
+    assert apart(student, student_in(job / "one")) < 1e-5
+    assert not [path for path, _ in elsewhere.list(stage) if "/work/" in path]
+
+
 def test_an_interrupted_command_says_so_and_ends_with_143(cluster, job, tmp_path):
     root = curated(job, tmp_path / "root")
     process = start(cluster, job / "recipe.yaml", root)
@@ -194,18 +227,27 @@ def test_an_interrupted_command_says_so_and_ends_with_143(cluster, job, tmp_path
     assert said.splitlines()[-1] == "understudy: stopped; run the same command again to go on"
 
 
-def test_what_a_worker_refuses_arrives_in_its_own_words(cluster, job, tmp_path):
-    class Refused:
+def test_what_a_worker_says_in_the_end_arrives_in_its_own_words(cluster, job, tmp_path, monkeypatch):
+    class Raises:
         path = "stages/train-0/seed-0"
 
-        def __call__(self, run: Run, *_: object) -> dict:
-            raise NotEnoughData(f"{run.recipe.name}: no row fits")
+        def __init__(self, error: type[Exception]) -> None:
+            self.error = error
 
+        def __call__(self, run: Run, *_: object) -> dict:
+            raise self.error(f"{run.recipe.name}: no row fits")
+
+    monkeypatch.setattr(training, "LOSSES", 0)
     executor = RayExecutor(cluster.address, workers=1)
     run = Run(load_recipe(job / "recipe.yaml"), LocalStorage(tmp_path / "root"), Reporter(), executor)
     try:
         with pytest.raises(NotEnoughData, match=r"^t: no row fits$"):
-            executor.learn(run, Refused(), lambda *_: None)
+            executor.learn(run, Raises(NotEnoughData), lambda *_: None)
+        with pytest.raises(
+            UnderstudyError,
+            match=r"^a worker that trained ended: t: no row fits; run again: it goes on from the last checkpoint$",
+        ):
+            executor.learn(run, Raises(ValueError), lambda *_: None)
     finally:
         run.close()
 
