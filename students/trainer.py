@@ -22,8 +22,6 @@ from .config import UNTRAINED, StudentRecipe
 from .crew import ALONE, Crew, put_together, whole
 from .cut import Larger
 from .lora import adapted
-from .on_policy import Lead, encode_openings, learn_on_policy
-from .preference import Ranked, encode_pairs, learn_preferences
 from .records import FILE, alarms, read_records
 from .sft import Pupil, Show, learn_rows
 from .tokenizer import answer_ids, only_reads, save_tokenizer, turn_end
@@ -32,6 +30,9 @@ from .weights import Learnt, Source, TrainingRows, first_weights, keep_untrained
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from .on_policy import Lead
+    from .preference import Ranked
 
 FINISHED = "trained.json"
 """Written into a student's folder last."""
@@ -128,11 +129,20 @@ def _lesson(
     work: Path,
     crew: Crew,
 ) -> tuple[Any, Callable[..., dict[str, int | None]]]:
-    """What is learnt from, as tokens, and what learns it."""
+    """What is learnt from, as tokens, and what learns it.
+
+    TRL's trainer of what a student writes itself loads vLLM where that is installed, which takes seconds.
+    """
     longest = student.train.max_length
-    if isinstance(beside, Lead):
+    if student.learns_by("on_policy"):
+        from .on_policy import Lead, encode_openings, learn_on_policy
+
+        assert isinstance(beside, Lead), "a teacher reads what the student writes"
         return encode_openings(list(rows.train()), tokenizer, beside, longest), partial(learn_on_policy, lead=beside)
-    if beside is not None:
+    if student.learns_by("preference"):
+        from .preference import encode_pairs, learn_preferences
+
+        assert isinstance(beside, Sequence), "pairs are ranked before"
         return encode_pairs(beside, tokenizer, longest), learn_preferences
     states = begun.states if isinstance(begun, Larger) and rows.only_labels else None
     encoded = _encoded(student, rows, rows.train, tokenizer, work / "train.arrow", states)

@@ -167,7 +167,8 @@ def test_a_package_that_is_missing_is_named_with_how_to_install_it(job, monkeypa
     from understudy.pipeline import doctor as module
 
     monkeypatch.setattr(module, "find_spec", lambda name: None)
-    seen = found(job, "curate.filters=[{kind: language, only: [en]}]", "init={kind: hub, model: a/b}", "train.lora={}")
+    hub(job, "same", by_bytes())
+    seen = found(job, "curate.filters=[{kind: language, only: [en]}]", "init={kind: hub, model: same}", "train.lora={}")
     assert seen["extra lora"] == ("fix", "not installed; pip install 'understudy[lora]'")
     assert seen["extra language"] == ("fix", "not installed; pip install 'understudy[language]'")
 
