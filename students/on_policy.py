@@ -20,7 +20,8 @@ from trl import DistillationConfig, DistillationTrainer
 from ..data.errors import BadInput, NotEnoughData
 from ..data.rows import Example
 from .batches import fitted, render
-from .sft import Pupil, Seam, Show, Steps, last_checkpoint, settings
+from .checkpoints import last_checkpoint
+from .sft import Pupil, Seam, Show, Steps, settings
 from .tokenizer import answer_mark
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from trl import DPOConfig, DPOTrainer
 
 from ..data.errors import NotEnoughData
 from .batches import fitted, render
-from .sft import Pupil, Seam, Show, Steps, last_checkpoint, settings
+from .checkpoints import last_checkpoint
+from .sft import Pupil, Seam, Show, Steps, settings
 from .tokenizer import answer_mark, turn_end
 
 if TYPE_CHECKING:

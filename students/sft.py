@@ -8,7 +8,6 @@ directly.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -32,6 +31,7 @@ from trl import SFTConfig, SFTTrainer
 
 from ..data.errors import BadInput
 from .batches import Clock, Collator, LengthOrder, Noise
+from .checkpoints import checkpoint_of, last_checkpoint, mark_whole, step_of
 from .config import Encoder, Hub, StudentRecipe, Train
 from .crew import ALONE, Crew, Part, full, part_state, parted, plain_class, take, whole
 from .health import RECORDS, Health, Records, loads
@@ -46,9 +46,6 @@ if TYPE_CHECKING:
 
 CHECKPOINTS = 8
 """Checkpoints over a training: what a kill can cost is an eighth of it."""
-
-_WHOLE = "whole"
-"""Beside the files of a checkpoint, written last: how long each of them is."""
 
 _ADDS = (".self_attn.o_proj", ".attn.Wo", ".mlp")
 """What a block adds to its input comes out of these, in Qwen3 and in ModernBERT."""
@@ -94,7 +91,7 @@ def learn_rows(
     health = Health(model, has_bf16(), crew)
     records = Records(work.parent / FILE, health, crew)
     ending = [EarlyStoppingCallback(train.patience)] if train.patience else []
-    told = watchers(train.report_to, work.parent, _step(checkpoint) if checkpoint else 0) if crew.first else []
+    told = watchers(train.report_to, work.parent, step_of(checkpoint) if checkpoint else 0) if crew.first else []
     part = Part(crew)
     validation = _some(validation, train, len(rows))
     trainer = _StudentTrainer(
@@ -223,7 +220,7 @@ class _StudentTrainer(Seam, SFTTrainer):  # type: ignore[misc]
 
     def _load_best_model(self) -> None:
         """The folder may have been moved since; and see above."""
-        best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
+        best = checkpoint_of(Path(self.args.output_dir), self.state.best_global_step)
         self.state.best_model_checkpoint = str(best)
         if isinstance(self.model, PreTrainedModel):
             self._load_from_checkpoint(str(best))
@@ -318,31 +315,9 @@ class Steps(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._crew.first:
-            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            (checkpoint / _WHOLE).write_text(json.dumps(_sizes(checkpoint)))
+            mark_whole(checkpoint_of(Path(args.output_dir), state.global_step))
             self._crew.keep()
         self._crew.saved(state.global_step)
-
-
-def last_checkpoint(work: Path) -> Path | None:
-    """The newest checkpoint of which every file is as long as it was written; a disk may have lost the end of one."""
-    sound = [mark.parent for mark in work.glob(f"checkpoint-*/{_WHOLE}") if _is_whole(mark)]
-    return max(sound, key=_step, default=None)
-
-
-def _sizes(checkpoint: Path) -> dict[str, int]:
-    return {file.name: file.stat().st_size for file in sorted(checkpoint.iterdir()) if file.name != _WHOLE}
-
-
-def _is_whole(mark: Path) -> bool:
-    try:
-        return bool(json.loads(mark.read_text()) == _sizes(mark.parent))
-    except ValueError:  # the mark itself was cut short
-        return False
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _some(validation: Dataset, train: Train, rows: int) -> Dataset:
