@@ -161,6 +161,7 @@ class _StudentTrainer(Seam, SFTTrainer):  # type: ignore[misc]
         self._health = health
         self._collate: Collator = given["data_collator"]
         self._recipe = student.train
+        self._init = student.init
         self._ours = student.begins_as is None
         super().__init__(**given)
         self.model_accepts_loss_kwargs = False  # our loss is a mean already
@@ -174,6 +175,9 @@ class _StudentTrainer(Seam, SFTTrainer):  # type: ignore[misc]
 
         if self._crew.fsdp:
             parted(self.model, self._crew, self.args.device)
+        if isinstance(self._init, Encoder) and not self._ours:
+            self.optimizer = _head_first(self.model, self._recipe)
+            return self.optimizer
         if not self._ours:
             adamw: torch.optim.Optimizer = super().create_optimizer(model)
             return adamw
@@ -275,6 +279,16 @@ def _objective(student: StudentRecipe, model: PreTrainedModel, labels: list[int]
     if isinstance(student.init, Encoder):
         return ChooseLabel()
     return SayAnswer(labels) if isinstance(student.init, Hub) else SayLabel(labels)
+
+
+def _head_first(model: nn.Module, train: Train) -> torch.optim.Optimizer:
+    """AdamW for an encoder that was trained before, whose new head learns ten times as fast as the rest."""
+    head: list[nn.Parameter] = []
+    body: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        (head if "classifier" in name or ".pooler." in name else body).append(parameter)
+    groups: list[dict[str, Any]] = [{"params": body}, {"params": head, "lr": 10 * train.learning_rate}]
+    return torch.optim.AdamW(groups, lr=train.learning_rate, weight_decay=train.weight_decay)
 
 
 @contextmanager

@@ -1,17 +1,23 @@
 """An encoder that was trained before, cut to its first layers, with a new head for a task's labels.
 
+One that read sentences by the mean of their tokens gets a layer that does so in the end (`pooling`).
+
 The library knows which classes read in both directions: those that were trained to fill in masked words.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..data.errors import BadInput
-from .loading import check_tokenizer, check_whole, load_config, load_tokenizer, loaded, positions
+from .loading import check_tokenizer, check_whole, load_config, load_tokenizer, loaded, positions, reads_by_mean
 from .transformers import name_of
+
+_ALIKE = frozenset({"bert", "roberta", "xlm-roberta", "camembert", "electra"})
+"""Model types with layers like BERT's, of which one can be made that averages."""
 
 
 @dataclass(frozen=True)
@@ -41,18 +47,25 @@ class PretrainedEncoder:
         import torch
         import transformers as hf
 
+        config = self._config()
         model, tokenizer, report = loaded(
             hf.AutoModelForSequenceClassification,
             self.source,
             self.revision,
             self.where,
-            config=self._config(),
+            config=config,
             dtype=torch.float32,
             ignore_mismatched_sizes=True,  # a head for other labels
         )
+        new = [".pooler."]
+        if self._adds_layer(config):
+            from .pooling import average
+
+            average(model)
+            new.append(f".layer.{config.num_hidden_layers - 1}.")
         absent = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
         body, place = f"{model.base_model_prefix}.", f"{self.where}: {self.source}"
-        check_whole((name for name in absent if name.startswith(body) and ".pooler." not in name), place)
+        check_whole((name for name in absent if name.startswith(body) and not any(part in name for part in new)), place)
         check_tokenizer(model, tokenizer, place)
         return model, tokenizer
 
@@ -72,6 +85,13 @@ class PretrainedEncoder:
         """Tokens that it reads at most."""
         return positions(self._config(), self.tokenizer())
 
+    @cached_property
+    def _by_mean(self) -> bool:
+        return reads_by_mean(self.source, self.revision, self.where)
+
+    def _adds_layer(self, config: Any) -> bool:
+        return self._by_mean and config.model_type in _ALIKE
+
     def _config(self) -> Any:
         from transformers.models.auto import modeling_auto as auto
 
@@ -88,6 +108,10 @@ class PretrainedEncoder:
             config.num_hidden_layers = self.layers
             if getattr(config, "layer_types", None):
                 config.layer_types = config.layer_types[: self.layers]
+        if self._adds_layer(config):
+            config.num_hidden_layers += 1
+        elif self._by_mean and hasattr(config, "classifier_pooling"):
+            config.classifier_pooling = "mean"
         config.id2label = dict(enumerate(self.labels))
         config.label2id = {label: number for number, label in enumerate(self.labels)}
         config.problem_type = "single_label_classification"

@@ -74,6 +74,24 @@ def is_classifier(source: Path | str, revision: str, where: str) -> bool:
     return any(name.endswith("ForSequenceClassification") for name in names)
 
 
+def reads_by_mean(source: Path | str, revision: str, where: str) -> bool:
+    """Whether a model says of itself, as sentence-transformers write it, that a sentence is the mean of its tokens."""
+    import json
+
+    from transformers.utils import cached_file
+
+    with _in_one_line(source, revision, where) as given:
+        of_a_hub = {name: value for name, value in given.items() if name == "revision"}
+        file = cached_file(
+            str(source), "1_Pooling/config.json", _raise_exceptions_for_missing_entries=False, **of_a_hub
+        )
+        try:
+            says = json.loads(Path(file).read_text(encoding="utf-8")) if file else {}
+        except ValueError as error:
+            raise ValueError(f"1_Pooling/config.json: {error}") from None
+    return bool(says.get("pooling_mode_mean_tokens") or says.get("pooling_mode") == "mean")
+
+
 def load_shape(source: Path | str, revision: str, where: str) -> Any:
     """The model without its weights, by its configuration alone: nothing of it is loaded, and nothing allocated."""
     import torch

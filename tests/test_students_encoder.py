@@ -115,6 +115,43 @@ def test_an_encoder_of_every_family_is_cut_taught_and_read_in_plain_transformers
     assert [said["label"] for said in pipe([row.input for row in asked])] == [row.output for row in asked]
 
 
+def by_mean(folder: Path, says: str = '{"pooling_mode_mean_tokens": true}') -> Path:
+    """The same model, that says of itself what sentence-transformers write."""
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(says)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "electra"])
+def test_one_that_read_sentences_by_their_mean_begins_with_it(name, tmp_path):
+    folder = written(tmp_path / "m", name)
+    plain, _ = begun(folder, 2).weights()
+    source = begun(by_mean(folder), 2)
+    model, tokenizer = source.weights()
+    batch = tokenizer([row.input for row in rows(3)] + ["hello"], padding=True, return_tensors="pt")
+
+    with torch.no_grad():
+        states = plain.eval().base_model(**batch).last_hidden_state
+        read = model.eval().base_model(**batch).last_hidden_state[:, 0]
+
+    there = batch["attention_mask"][..., None]
+    mean = torch.nn.functional.layer_norm((states * there).sum(1) / there.sum(1), (32,))
+    assert torch.cosine_similarity(read, mean).min() > 0.95
+    assert (plain.config.num_hidden_layers, model.config.num_hidden_layers) == (2, 3)
+    assert model.num_parameters() == source.shape().num_parameters()
+
+
+def test_a_class_that_knows_means_is_told_to_take_it(tmp_path):
+    model, _ = begun(by_mean(written(tmp_path / "m", "modernbert"), '{"pooling_mode": "mean"}'), 2).weights()
+
+    assert (model.config.classifier_pooling, model.config.num_hidden_layers) == ("mean", 2)
+
+
+def test_a_pooling_that_cannot_be_read_is_one_line(tmp_path):
+    with pytest.raises(BadInput, match=r"^init.model = m: .*/m cannot be loaded: 1_Pooling/config.json: "):
+        begun(by_mean(written(tmp_path / "m", "bert"), "{")).weights()
+
+
 def test_a_second_method_goes_on_from_where_the_first_ended(tmp_path):
     train_student(student(), given(), tmp_path / "first", 0, quiet)
     slowly = student(epochs=1, learning_rate=1e-5)
@@ -137,7 +174,7 @@ class Killed(BaseException):
 @pytest.mark.slow
 @pytest.mark.parametrize("init", [None, {"model": "m", "layers": 1}])
 def test_a_resumed_training_ends_with_the_same_weights(init, tmp_path):
-    source = begun(written(tmp_path / "m", "bert"), 1)
+    source = begun(by_mean(written(tmp_path / "m", "bert")), 1)
 
     def load() -> Pretrained:
         return Pretrained(*source.weights(), source.where)
