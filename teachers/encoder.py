@@ -39,8 +39,8 @@ class PretrainedEncoder:
 
     @property
     def identity(self) -> dict[str, str]:
-        """A folder is named by its content."""
-        return {"kind": "encoder", "model": name_of(self.source), "revision": self.revision}
+        """A folder is named by its content, and what is made of it by a number that changes with this module."""
+        return {"kind": "encoder", "model": name_of(self.source), "revision": self.revision, "version": "2"}
 
     def weights(self) -> tuple[Any, Any]:
         """The model in float32 and its tokenizer; its head, a pooler too, begins at random where it is new."""
