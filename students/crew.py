@@ -3,7 +3,8 @@
 Every worker draws the same batches, noise and dropout as a process alone, and keeps every n-th row of each batch. What
 it lost on them counts as much as their answer tokens are of the whole batch's. Then either gradients are averaged
 (DDP), or weights, gradients and the optimizer's state are parted between the workers as well (FSDP2). Sums run in
-another order than in one process, which is all that tells the results apart (some 1e-7 of a weight).
+another order than in one process, which is all that tells the results apart (some 1e-7 of a weight); a model that was
+trained before and has dropout of its own draws it for each worker's rows alone.
 
 The trainer's library is told nothing of the others: in each worker it sees one process and whole batches, so that there
 is one loop, one checkpoint and one state of the random numbers, and a training may go on with fewer or more workers.

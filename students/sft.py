@@ -252,6 +252,10 @@ class _StudentTrainer(Seam, SFTTrainer):  # type: ignore[misc]
     def compute_loss(
         self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any
     ) -> torch.Tensor:
+        if self._crew.size > 1 and model.training and not self._ours:
+            # It brings dropout of its own, which is drawn for a worker's rows alone: from the step, not from what was
+            # drawn before, so that a training that goes on draws what it would have drawn.
+            torch.manual_seed((self.args.seed * 1_000_003 + self.state.global_step) * self._crew.size + self._crew.rank)
         batch = self._part.of(inputs) if model.training else inputs
         with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16):
             told: dict[str, torch.Tensor] = {"loads": loads(batch), **model(**batch)}

@@ -6,17 +6,25 @@ What they learn alone is in folders called by the student, what together in `<st
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
+from transformers import BertConfig, BertForSequenceClassification
 
 from understudy.students.config import StudentRecipe
 from understudy.students.crew import ALONE, Crew
+from understudy.students.hub import Pretrained
+from understudy.students.sft import Show
 from understudy.students.trainer import train_student
 from understudy.students.weights import TrainingRows
 
-from .test_students_trainer import both, quiet, rows
+from .test_students_encoder import SMALL, pieces
+from .test_students_hub import by_bytes, family
+from .test_students_trainer import Killed, both, quiet, rows
 
 LEARNS = {"epochs": 2, "batch": 16}
 STUDENTS = {
@@ -29,6 +37,12 @@ STUDENTS = {
         "train": {"epochs": 8, "batch": 16, "patience": 2},
     },
 }
+PRETRAINED = {
+    "adapters": {"init": {"kind": "hub", "model": "m"}, "train": {**LEARNS, "lora": {"rank": 4, "alpha": 8}}},
+    "reader": {"init": {"kind": "encoder", "model": "m"}, "train": {"epochs": 2, "batch": 15}},
+}
+"""What begins as a model that was trained before; the reader has dropout of its own, and rows to share unevenly."""
+
 SOFT = rows(49, soft=True)
 """In batches of 16 the last has one row, and so none for the second worker."""
 
@@ -45,10 +59,30 @@ def given(name: str) -> TrainingRows:
     return both(SOFT, wrong if name == "patient" else rows(8, start=96))
 
 
-def learn(name: str, folder: Path, crew: Crew) -> None:
-    train_student(
-        StudentRecipe.model_validate(STUDENTS[name]), given(name), folder / "seed-0", 0, quiet, None, None, crew
-    )
+def learn(name: str, folder: Path, crew: Crew, show: Show = quiet) -> None:
+    recipe = StudentRecipe.model_validate((STUDENTS | PRETRAINED)[name])
+    source = partial(_model, name) if name in PRETRAINED else None
+    train_student(recipe, given(name), folder / "seed-0", 0, show, source, None, crew)
+
+
+_pieces = cache(pieces)
+"""It learns other tokens each time where words are as frequent."""
+
+
+def _model(name: str) -> Pretrained:
+    if name == "adapters":
+        tokenizer = by_bytes()
+        return Pretrained(family("qwen3", tokenizer), tokenizer, "m")
+    tokenizer = _pieces()
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=len(tokenizer), num_labels=2, pad_token_id=0, **SMALL)
+    return Pretrained(BertForSequenceClassification(config), tokenizer, "m")
+
+
+def stopped(step: int, steps: int, words: str) -> None:
+    """Ends all workers at the same step, as Ray does when one of them is lost."""
+    if step == 5:
+        raise Killed
 
 
 def main(rank: int, size: int, folder: Path) -> None:
@@ -56,11 +90,16 @@ def main(rank: int, size: int, folder: Path) -> None:
     for name in STUDENTS:
         for fsdp in (False, True):
             learn(name, folder / f"{name}-{'fsdp' if fsdp else 'ddp'}", Crew(rank, size, fsdp))
+    for name in PRETRAINED:
+        learn(name, folder / f"{name}-ddp", Crew(rank, size))
+        with suppress(Killed):
+            learn(name, folder / f"{name}-again", Crew(rank, size), stopped)
+        learn(name, folder / f"{name}-again", Crew(rank, size))
     dist.destroy_process_group()
 
 
 def alone(folder: Path) -> None:
-    for name in STUDENTS:
+    for name in [*STUDENTS, "adapters"]:
         learn(name, folder / name, ALONE)
 
 

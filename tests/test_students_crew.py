@@ -18,7 +18,7 @@ from understudy.students.crew import Crew, Part
 from understudy.students.records import FILE, read_records
 from understudy.students.sft import Pupil, learn_rows
 
-from .crew import STUDENTS, alone
+from .crew import PRETRAINED, STUDENTS, alone
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,23 @@ def test_two_workers_learn_the_weights_of_one_whether_these_are_parted_or_not(na
     assert told.pop("validation_loss") == pytest.approx(said.pop("validation_loss"), rel=1e-5)
     assert {**told, "seconds": 0} == {**said, "seconds": 0}
     assert (there / "config.json").read_text() == (alone / "config.json").read_text()
+
+
+@pytest.mark.slow
+def test_two_workers_learn_the_adapters_of_one(learnt):
+    here, there = (load_file(learnt / name / "seed-0/model.safetensors") for name in ("adapters", "adapters-ddp"))
+
+    assert here.keys() == there.keys()
+    for weight, value in here.items():
+        assert torch.allclose(value, there[weight], rtol=0, atol=1e-5), weight
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_workers_that_begin_again_from_a_checkpoint_end_in_the_same_weights(name, learnt):
+    whole, again = (load_file(learnt / f"{name}-{how}" / "seed-0/model.safetensors") for how in ("ddp", "again"))
+
+    assert all(torch.equal(value, again[weight]) for weight, value in whole.items())
 
 
 @pytest.mark.slow
