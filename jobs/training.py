@@ -243,7 +243,7 @@ def _learn(config: dict[str, _Lesson]) -> None:
     crew = Crew(
         rank=context.get_world_rank(),
         size=context.get_world_size(),
-        fsdp=lesson.fsdp,
+        fsdp=lesson.fsdp and context.get_world_size() > 1,
         keep=keep,
         fetch=lambda: void(storage.fetch(path)),
         saved=saved,
