@@ -199,5 +199,5 @@ def _trying_again(command: str) -> str:
 
 def _ray_version() -> str:
     """The one that the extra `ray` pins, which a cluster's image has to have."""
-    found = [re.search(r"^ray\[default\]==([\d.]+)", line) for line in requires("understudy") or ()]
+    found = [re.search(r"^ray\[[\w,]+\]==([\d.]+)", line) for line in requires("understudy") or ()]
     return next(match[1] for match in found if match)

@@ -26,7 +26,7 @@ _READING = {"learning_rate": 1e-3, "epochs": 40}
 """How an encoder from scratch does: on banking77 twice the steps at half the rate were worth half a point."""
 
 _GENTLY_READING = {"learning_rate": 3e-4, "epochs": 24, "batch": 32, "dropout": 0.0, "noise": 0.0}
-"""And an encoder that was trained before: on banking77 three layers of MiniLM had 91.2 after 12 epochs, 91.8 after 24."""
+"""And one that was trained before: on banking77 three layers of MiniLM had 91.2 after 12 epochs and 91.8 after 24."""
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMB])")
 
