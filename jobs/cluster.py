@@ -207,9 +207,11 @@ class RayExecutor:
 def _signals_kept() -> Iterator[None]:
     """Ray takes over SIGTERM, and would end the process with a code of its own."""
     before = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _knock(address: str) -> None:
