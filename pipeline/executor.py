@@ -42,7 +42,7 @@ class Learning(Protocol):
 
     @property
     def path(self) -> str:
-        """The student's folder, below the run's root; what it says of itself in the end is in its `trained.json`."""
+        """The student's folder, below the run's root; what it says of itself in the end is in its file `FINISHED`."""
         ...
 
     def __call__(self, run: Run, show: Show, crew: Crew) -> dict[str, Any]:

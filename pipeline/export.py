@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Literal
 
 from ..data.errors import BadInput
+from ..students.config import FINISHED
 from ..students.onnx import write_onnx
-from ..students.trainer import FINISHED
 from .context import Run
 from .instructions import instructions
 from .lm_eval import write_task

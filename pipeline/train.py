@@ -13,7 +13,7 @@ from ..data.artifact import Artifact
 from ..data.errors import BadInput
 from ..data.rows import Example, Failed, Prompt, message_dicts
 from ..data.teacher import Sampling
-from ..students.config import Dense, Encoder, Hub, Layers, OnPolicy, Preference, StudentRecipe, Upcycle, count
+from ..students.config import FINISHED, Dense, Encoder, Hub, Layers, OnPolicy, Preference, StudentRecipe, Upcycle, count
 from ..students.records import FILE
 from ..teachers.encoder import PretrainedEncoder
 from ..teachers.rendering import Rendered, Renderer
@@ -150,8 +150,6 @@ def _beside(
     Args:
         before: folder of the student as the method before left it.
     """
-    from ..students.trainer import FINISHED
-
     method, folder = phase.train.method[0], run.storage.fetch(into)
     if (folder / FINISHED).exists():
         return None, {}

@@ -16,6 +16,9 @@ CONTROL = "{}-control"
 UNTRAINED = "untrained"
 """Folder of a student before it learns, beside those of its seeds."""
 
+FINISHED = "trained.json"
+"""Written into a student's folder last: what its training says of itself."""
+
 _GENTLY = {"learning_rate": 1e-4, "epochs": 3, "dropout": 0.0, "noise": 0.0}
 """How a model that was trained before learns, by default."""
 

@@ -18,7 +18,7 @@ from transformers.utils import logging as hf_logging
 from ..data.errors import BadInput, NotEnoughData
 from ..data.rows import Example
 from .batches import IGNORED, Clock, Collator, encode
-from .config import UNTRAINED, StudentRecipe
+from .config import FINISHED, UNTRAINED, StudentRecipe
 from .crew import ALONE, Crew, put_together, whole
 from .cut import Larger
 from .lora import adapted
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
     from .on_policy import Lead
     from .preference import Ranked
-
-FINISHED = "trained.json"
-"""Written into a student's folder last."""
 
 
 def train_student(
