@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from ..pipeline.context import Run
 from ..pipeline.executor import Learning
 from ..pipeline.progress import Reporter
 from ..pipeline.recipe import LoadedRecipe
+from ..students.config import FINISHED
 from .cluster import cause_of
 
 if TYPE_CHECKING:
@@ -147,7 +149,7 @@ def _files(storage: Storage, student: str) -> tuple[Any, str]:
 def _said(run: Run, learning: Learning) -> dict[str, Any] | None:
     """What a finished training said of itself."""
     try:
-        done: dict[str, Any] = json.loads(run.storage.read(f"{learning.path}/trained.json"))
+        done: dict[str, Any] = json.loads(run.storage.read(f"{learning.path}/{FINISHED}"))
     except FileNotFoundError:
         return None
     return done
@@ -216,7 +218,7 @@ def _learn(config: dict[str, _Lesson]) -> None:
     """What every worker does."""
     import ray
 
-    from ..students.crew import Crew
+    from ..students.crew import Crew, nothing
 
     lesson = config["lesson"]
     context = ray.train.get_context()
@@ -245,11 +247,11 @@ def _learn(config: dict[str, _Lesson]) -> None:
         size=context.get_world_size(),
         fsdp=lesson.fsdp and context.get_world_size() > 1,
         keep=keep,
-        fetch=lambda: void(storage.fetch(path)),
+        fetch=partial(storage.fetch, path),
         saved=saved,
     )
     try:
-        lesson.learning(run, _telling(lesson.board) if first else void, crew)
+        lesson.learning(run, _telling(lesson.board) if first else nothing, crew)
         if first:
             storage.keep(above)
     except UnderstudyError as error:
@@ -270,7 +272,3 @@ def _telling(board: Any) -> Show:
             told = time.monotonic()
 
     return show
-
-
-def void(*_: Any) -> None:
-    """Says nothing."""

@@ -35,7 +35,8 @@ _counts = ContextVar("counts", default=True)
 """Whether the rows that this worker is at are its own; a batch may have fewer rows than there are workers."""
 
 
-def _nothing(*_: Any) -> None: ...
+def nothing(*_: Any) -> None:
+    """What a process alone has to do for others."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,11 @@ class Crew:
     size: int = 1
     fsdp: bool = False
     """Weights, gradients and the optimizer's state are parted between the workers."""
-    keep: Callable[[], None] = _nothing
+    keep: Callable[[], None] = nothing
     """Puts what is in the student's folder where the others find it."""
-    fetch: Callable[[], None] = _nothing
+    fetch: Callable[[], object] = nothing
     """Gets what the first worker has kept."""
-    saved: Callable[[int], None] = _nothing
+    saved: Callable[[int], None] = nothing
     """Told by every worker that the checkpoint of a step is written."""
 
     @property
@@ -72,6 +73,10 @@ class Crew:
             value = value.detach().clone()
             dist.all_reduce(value)
         return value
+
+    def mean(self, value: float, device: torch.device) -> float:
+        """Over all workers, where the device is one that they can talk by."""
+        return self.total(torch.tensor(value, dtype=torch.float64, device=device)).item() / self.size
 
     @contextmanager
     def one_before_the_others(self) -> Iterator[None]:

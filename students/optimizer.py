@@ -72,6 +72,16 @@ class MuonAdamW(torch.optim.Optimizer):
         self.param_groups = [*self._muon.param_groups, *self._adamw.param_groups]
 
 
+def head_first(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    """AdamW for an encoder that was trained before, whose new head learns ten times as fast as the rest."""
+    head: list[nn.Parameter] = []
+    body: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        (head if "classifier" in name or ".pooler." in name else body).append(parameter)
+    groups: list[dict[str, Any]] = [{"params": body}, {"params": head, "lr": 10 * learning_rate}]
+    return torch.optim.AdamW(groups, lr=learning_rate, weight_decay=weight_decay)
+
+
 class _Muon(torch.optim.Muon):
     """torch's, with the same state and settings, and updates orthogonalised in a type of our choice.
 

@@ -161,7 +161,7 @@ class _StudentTrainer(Seam, SFTTrainer):  # type: ignore[misc]
         self._health = health
         self._collate: Collator = given["data_collator"]
         self._recipe = student.train
-        self._init = student.init
+        self._chooses = isinstance(student.init, Encoder)
         self._ours = student.begins_as is None
         super().__init__(**given)
         self.model_accepts_loss_kwargs = False  # our loss is a mean already
@@ -171,19 +171,20 @@ class _StudentTrainer(Seam, SFTTrainer):  # type: ignore[misc]
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Ours for weights that begin at random or cut; what was trained with AdamW goes on with it."""
-        from .optimizer import MuonAdamW
+        from .optimizer import MuonAdamW, head_first
 
         if self._crew.fsdp:
             parted(self.model, self._crew, self.args.device)
-        if isinstance(self._init, Encoder) and not self._ours:
-            self.optimizer = _head_first(self.model, self._recipe)
-            return self.optimizer
-        if not self._ours:
-            adamw: torch.optim.Optimizer = super().create_optimizer(model)
-            return adamw
-        dtype = torch.bfloat16 if self.args.bf16 else torch.float32
-        self.optimizer = MuonAdamW(self.model, self._recipe.learning_rate, self._recipe.weight_decay, dtype)
-        return self.optimizer
+        rate, decay = self._recipe.learning_rate, self._recipe.weight_decay
+        fitting: torch.optim.Optimizer
+        if self._ours:
+            fitting = MuonAdamW(self.model, rate, decay, torch.bfloat16 if self.args.bf16 else torch.float32)
+        elif self._chooses:
+            fitting = head_first(self.model, rate, decay)
+        else:
+            fitting = super().create_optimizer(model)
+        self.optimizer = fitting
+        return fitting
 
     def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
         return self._crew.joined(model) if training else model
@@ -243,7 +244,7 @@ class _StudentTrainer(Seam, SFTTrainer):  # type: ignore[misc]
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """With what the steps since the last record told."""
         if "loss" in logs:
-            logs["loss"] = self._crew.total(torch.tensor(logs["loss"]).double()).item() / self._crew.size
+            logs["loss"] = self._crew.mean(logs["loss"], self.args.device)
             logs.update(self._health.read(training=True))
         elif "eval_loss" in logs:
             logs.update({f"eval_{name}": value for name, value in self._health.read(training=False).items()})
@@ -283,16 +284,6 @@ def _objective(student: StudentRecipe, model: PreTrainedModel, labels: list[int]
     if isinstance(student.init, Encoder):
         return ChooseLabel()
     return SayAnswer(labels) if isinstance(student.init, Hub) else SayLabel(labels)
-
-
-def _head_first(model: nn.Module, train: Train) -> torch.optim.Optimizer:
-    """AdamW for an encoder that was trained before, whose new head learns ten times as fast as the rest."""
-    head: list[nn.Parameter] = []
-    body: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        (head if "classifier" in name or ".pooler." in name else body).append(parameter)
-    groups: list[dict[str, Any]] = [{"params": body}, {"params": head, "lr": 10 * train.learning_rate}]
-    return torch.optim.AdamW(groups, lr=train.learning_rate, weight_decay=train.weight_decay)
 
 
 @contextmanager
